@@ -1,0 +1,83 @@
+"""What the three scripts share on the command line: flags, progress, and how a mistake ends."""
+
+import argparse
+import os
+import sys
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30
+
+
+def argument_parser(description):
+    """A parser whose help shows every default, with the flags that all three scripts know."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dataset", default="dataset",
+                        help="working folder: scenes, tiles and their lists")
+    parser.add_argument("--origin", default=None, metavar="FOLDER",
+                        help="folder of the labelled scenes; None means origin/ in --dataset")
+    parser.add_argument("--test_scene", default="5",
+                        help="name of the held-out scene, never trained on")
+    parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
+                        help="class table: id, name, colour")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    return parser
+
+
+def probability(text):
+    """argparse type: a float in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def positive(text):
+    """argparse type: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def progress(total, unit, description, initial=0):
+    """A tqdm bar with rate and time left; without a terminal a plain line now and then."""
+    if sys.stdout.isatty():
+        return tqdm(total=total, unit=unit, desc=description, initial=initial, file=sys.stdout,
+                    dynamic_ncols=True, smoothing=0.1)
+    return tqdm(total=total, unit=unit, desc=description, initial=initial, ascii=True, ncols=80,
+                mininterval=SECONDS_BETWEEN_LINES, maxinterval=SECONDS_BETWEEN_LINES,
+                file=_LinePerUpdate())
+
+
+class _LinePerUpdate:
+    """A file for tqdm that ends each redraw with a newline, so that logs stay readable."""
+
+    def write(self, text):
+        text = text.strip("\r\n ")
+        if text:
+            sys.stdout.write(text + "\n")
+
+    def flush(self):
+        sys.stdout.flush()
+
+
+def run_script(main):
+    """Runs `main()`; bad input ends with one line on stderr and exit status 2.
+
+    The rooms raise ValueError or OSError with the name of the file and what to do. Set
+    DEEPLAB_TRACEBACK=1 to see where an error was raised.
+    """
+    try:
+        sys.exit(main())
+    except (ValueError, OSError, MemoryError) as error:
+        if os.environ.get("DEEPLAB_TRACEBACK"):
+            raise
+        sys.stdout.flush()
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
