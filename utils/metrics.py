@@ -1,0 +1,134 @@
+"""How well a class map agrees with its label: confusion matrix, IoU, accuracy.
+
+    python -m utils.metrics --label L.png --prediction P.png
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
+from utils.command_line import run_script
+from utils.files import write_text
+from utils.scenes import read_label
+
+# The joint histogram of so many pixels is taken at a time; more only costs memory.
+PIXELS_AT_ONCE = 1 << 22
+
+
+def confusion_matrix(label, prediction, num_classes):
+    """Counts of pixels, int64 [classes, classes]: rows are the label, columns the prediction.
+
+    label, prediction: uint8 ids of one shape. A pixel that is 255 in either (ignored, or nodata in
+    the prediction) does not count. Matrices of parts of a scene add up to the scene's. Raises
+    ValueError where the shapes differ or another value is no class id.
+    """
+    label, prediction = np.asarray(label), np.asarray(prediction)
+    if label.shape != prediction.shape:
+        raise ValueError(f"the label is {_size(label)} pixels and the prediction "
+                         f"{_size(prediction)}; only maps of the same size can be scored")
+    if label.dtype != np.uint8 or prediction.dtype != np.uint8:
+        raise ValueError(f"maps to be scored hold uint8 ids, not {label.dtype}, {prediction.dtype}")
+    label, prediction = label.ravel(), prediction.ravel()
+    counts = np.zeros(256 * 256, np.int64)
+    for start in range(0, label.size, PIXELS_AT_ONCE):
+        part = slice(start, start + PIXELS_AT_ONCE)
+        counts += np.bincount(label[part].astype(np.uint16) << 8 | prediction[part],
+                              minlength=counts.size)
+    counts = counts.reshape(256, 256)
+    for name, present in (("label", counts.sum(1)), ("prediction", counts.sum(0))):
+        unknown = np.flatnonzero(present[num_classes:IGNORE]) + num_classes
+        if unknown.size:
+            raise ValueError(f"value {unknown[0]} in the {name} is not one of the {num_classes} "
+                             f"classes (0 to {num_classes - 1}, or {IGNORE} for ignore)")
+    return counts[:num_classes, :num_classes].copy()
+
+
+def intersection_over_union(matrix):
+    """float64 [classes]; NaN for a class that is absent from both maps."""
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return _share(np.diag(matrix), union)
+
+
+def mean_iou(matrix):
+    """Mean over the classes present in either map; NaN where no pixel counts."""
+    iou = intersection_over_union(matrix)
+    return float(np.nanmean(iou)) if matrix.any() else float("nan")
+
+
+def accuracy(matrix):
+    """Share of the counted pixels whose class is right; NaN where no pixel counts."""
+    return float(_share(np.trace(matrix), matrix.sum()))
+
+
+def precision(matrix):
+    """float64 [classes]: share of a class's predicted pixels that are right; NaN if none is."""
+    return _share(np.diag(matrix), matrix.sum(0))
+
+
+def recall(matrix):
+    """float64 [classes]: share of a class's labelled pixels that were found; NaN if none is."""
+    return _share(np.diag(matrix), matrix.sum(1))
+
+
+def score_table(matrix, table):
+    """DataFrame with a row for each class and a last row 'all', which holds mean-IoU and accuracy.
+
+    An IoU of NaN marks a class absent from both maps; the mean leaves it out.
+    """
+    scores = pd.DataFrame({
+        "IoU": intersection_over_union(matrix), "precision": precision(matrix),
+        "recall": recall(matrix), "accuracy": np.nan,
+        "label_pixels": matrix.sum(1), "predicted_pixels": matrix.sum(0),
+    }, index=pd.Index(table.names, name="class"))
+    total = pd.DataFrame({
+        "IoU": mean_iou(matrix), "precision": np.nan, "recall": np.nan,
+        "accuracy": accuracy(matrix), "label_pixels": matrix.sum(), "predicted_pixels": matrix.sum()
+    }, index=pd.Index(["all"], name="class"))
+    return pd.concat([scores, total])
+
+
+def format_scores(scores):
+    """The table of `score_table` as text for the screen; mean-IoU and accuracy stand below it."""
+    classes, total = scores.iloc[:-1].drop(columns="accuracy"), scores.iloc[-1]
+    for column, missing in (("IoU", "absent"), ("precision", "-"), ("recall", "-")):
+        classes[column] = [missing if np.isnan(value) else f"{value:.4f}"
+                           for value in classes[column]]
+    return (f"{classes.to_string()}\nmean-IoU {total['IoU']:.4f}, accuracy "
+            f"{total['accuracy']:.4f} ({int(total['label_pixels']):,} pixels)")
+
+
+def _share(part, whole):
+    """part / whole in float64, NaN where whole is 0."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(part, np.float64) / np.asarray(whole, np.float64)
+
+
+def _size(labels):
+    return " x ".join(map(str, labels.shape))
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Score a class map against its label.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--label", required=True, metavar="FILE", help="class ids or colours")
+    parser.add_argument("--prediction", required=True, metavar="FILE", help="class ids or colours")
+    parser.add_argument("--classes", default=DEFAULT_TABLE, metavar="FILE", help="class table")
+    parser.add_argument("--csv", default=None, metavar="FILE", help="also save the table here")
+    arguments = parser.parse_args()
+
+    table = read_classes(arguments.classes)
+    label = read_label(arguments.label, table)
+    prediction = read_label(arguments.prediction, table)
+    if label.shape != prediction.shape:
+        raise ValueError(f"{arguments.prediction}: {_size(prediction)} pixels (height x width), "
+                         f"but {arguments.label} has {_size(label)}; give two maps of one scene")
+    scores = score_table(confusion_matrix(label, prediction, len(table)), table)
+    print(format_scores(scores))
+    if arguments.csv:
+        write_text(arguments.csv, scores.to_csv())
+
+
+if __name__ == "__main__":
+    run_script(main)
