@@ -1,0 +1,77 @@
+"""Pictures for people: a map laid over its scene, and a confusion matrix."""
+
+import cv2
+import numpy as np
+
+from utils.classes import IGNORE, colour_map
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+CELL = 88
+TEXT_COLOUR = (40, 40, 40)
+
+
+def overlay(image, labels, table, opacity=0.5):
+    """The scene with its classes' colours over it: RGB uint8 [height, width, 3].
+
+    image: RGB uint8 [height, width, 3]. labels: ids uint8 [height, width]; where they are 255 the
+    scene shows unchanged. opacity: 0 shows the scene alone, 1 the colours alone.
+    """
+    mixed = cv2.addWeighted(colour_map(labels, table), opacity, image, 1 - opacity, 0)
+    return np.where((labels == IGNORE)[..., None], image, mixed)
+
+
+def side_by_side(pictures, gap=4):
+    """RGB uint8 pictures of one height in a row, `gap` white pixels between them."""
+    white = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
+    row = [pictures[0]]
+    for picture in pictures[1:]:
+        row += [white, picture]
+    return np.concatenate(row, axis=1)
+
+
+def confusion_picture(matrix, table):
+    """A confusion matrix as RGB uint8: rows are the label, columns the prediction.
+
+    matrix: int64 [classes, classes] of `utils.metrics.confusion_matrix`. Each cell says what share
+    of the label's pixels of that class it holds in per cent, and is the bluer the more.
+    """
+    classes = len(table)
+    # OpenCV's fonts know ASCII only.
+    names = [name.encode("ascii", "replace").decode() for name in table.names]
+    left = max(_text_width(name) for name in names) + 40
+    top, side = 70, classes * CELL
+    height, width = top + side + 16, left + side + 16
+    picture = np.full((height, width, 3), 255, np.uint8)
+    _write(picture, "prediction", (left + side // 2, 24))
+    _write(picture, "label (%)", (left // 2, 24))
+    totals = matrix.sum(1)
+    for row in range(classes):
+        y = top + row * CELL
+        _write(picture, names[row], (left // 2, y + CELL // 2))
+        _write(picture, _shorten(names[row]), (left + row * CELL + CELL // 2, top - 18))
+        for column in range(classes):
+            x = left + column * CELL
+            share = matrix[row, column] / totals[row] if totals[row] else 0
+            colour = [round(255 - share * (255 - dark)) for dark in (8, 81, 156)]
+            cv2.rectangle(picture, (x, y), (x + CELL - 2, y + CELL - 2), colour, cv2.FILLED)
+            text = f"{100 * share:.1f}" if totals[row] else "-"
+            _write(picture, text, (x + CELL // 2, y + CELL // 2),
+                   (255, 255, 255) if share > .5 else TEXT_COLOUR)
+    return picture
+
+
+def _write(picture, text, centre, colour=TEXT_COLOUR):
+    (width, height), _ = cv2.getTextSize(text, FONT, .5, 1)
+    corner = (centre[0] - width // 2, centre[1] + height // 2)
+    cv2.putText(picture, text, corner, FONT, .5, colour, 1, cv2.LINE_AA)
+
+
+def _text_width(text):
+    return cv2.getTextSize(text, FONT, .5, 1)[0][0]
+
+
+def _shorten(name):
+    """A name that fits above a cell."""
+    while len(name) > 2 and _text_width(name) > CELL - 4:
+        name = name.rstrip(".")[:-1] + "."
+    return name
