@@ -21,7 +21,7 @@ def argument_parser(description):
                         help="name of the held-out scene, never trained on")
     parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
                         help="class table: id, name, colour")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     return parser
 
 
@@ -30,6 +30,14 @@ def probability(text):
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def natural(text):
+    """argparse type: a whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
 
 

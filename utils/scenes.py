@@ -98,12 +98,22 @@ def read_scene(scene, table):
     return image, label
 
 
-def encode_png(pixels):
-    """uint8 [height, width] or RGB [height, width, 3] -> bytes of a PNG."""
-    if pixels.ndim == 3:
+def encode_png(pixels, photo=False):
+    """uint8 [height, width] or RGB [height, width, 3] -> bytes of a PNG.
+
+    photo=True is the fastest way for natural images, at the price of a fifth more bytes.
+    """
+    # Level 1 on its own makes OpenCV try all five row filters, which is slower than its default.
+    if pixels.ndim == 2:
+        row_filter, strategy = cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_STRATEGY_RLE
+    else:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    # zlib level 1 is several times faster than OpenCV's default for a few per cent more bytes.
-    encoded, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        row_filter = cv2.IMWRITE_PNG_FILTER_AVG if photo else cv2.IMWRITE_PNG_FILTER_UP
+        strategy = (cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY if photo
+                    else cv2.IMWRITE_PNG_STRATEGY_DEFAULT)
+    encoded, data = cv2.imencode(".png", pixels, [
+        cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, strategy,
+        cv2.IMWRITE_PNG_FILTER, row_filter])
     if not encoded:
         raise ValueError(f"an array of shape {pixels.shape} could not be encoded as PNG")
     return data.tobytes()

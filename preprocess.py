@@ -1,0 +1,282 @@
+"""Cuts labelled scenes into augmented training tiles and plain validation tiles.
+
+    python preprocess.py
+    python preprocess.py --dataset dataset/demo --tiles 4000 --seed 1
+
+Reads <dataset>/origin; writes <dataset>/train, <dataset>/validation and their lists.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from utils.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
+from utils.classes import IGNORE, read_classes
+from utils.command_line import argument_parser, positive, probability, progress, run_script
+from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
+                         rare_class_corners, tiles_by_scene)
+from utils.scenes import choose_scenes, encode_png, find_scenes, read_scene
+
+TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
+# The list that train.py starts from is removed first and comes last, so a swap cut short leaves no
+# list rather than one that names tiles of another set.
+TRAIN_LIST = "path_list.csv"
+LISTS = ("class_frequencies.csv", "validation_list.csv", TRAIN_LIST)
+COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
+UNFINISHED = ".partial-tiles-"
+TILES_AT_ONCE = 32
+# First words of the random seeds, so that no two purposes ever draw the same numbers.
+FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
+
+
+def parse_arguments():
+    parser = argument_parser(__doc__.splitlines()[0])
+    parser.add_argument("--scenes", nargs="+", metavar="NAME",
+                        help="scenes to train on; None means all labelled ones but --test_scene")
+    parser.add_argument("--tiles", type=positive, default=100000, help="number of training tiles")
+    parser.add_argument("--tile_size", type=positive, default=256, help="side of a tile, pixels")
+    parser.add_argument("--crops_per_scene", choices=("area", "equal"), default="area",
+                        help="in proportion to a scene's area, or the same number from each")
+    parser.add_argument("--rare_class_weight", type=probability, default=0.0, metavar="SHARE",
+                        help="share of crops centred on a pixel of a class drawn by its inverse "
+                        "frequency, whichever scene it lies in")
+    parser.add_argument("--validation_fraction", type=probability, default=0.1, metavar="SHARE",
+                        help="share of the training scenes set apart in blocks for validation")
+    parser.add_argument("--processes", type=positive, default=available_cores(),
+                        help="worker processes; the tiles do not depend on it")
+    for name, default in AUGMENTATIONS.items():
+        parser.add_argument(f"--{name}", type=probability, default=default, metavar="P",
+                            help="probability" + (", of at most one turn" if name in TURNS else ""))
+    parser.add_argument("--gamma_range", type=float, nargs=2, default=GAMMA_RANGE,
+                        metavar=("LOW", "HIGH"), help="gamma is drawn log-uniformly from it")
+    args = parser.parse_args()
+    if not 0 < args.gamma_range[0] <= args.gamma_range[1] < np.inf:
+        parser.error("--gamma_range needs 0 < LOW <= HIGH")
+    if sum(getattr(args, name) for name in TURNS) > 1:
+        parser.error("--rotate_90, --rotate_180 and --rotate_270 add up to more than 1; at most "
+                     "one turn is made")
+    if args.validation_fraction > 0.5:
+        parser.error("--validation_fraction is above 0.5; that leaves too little to train on")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # One thread a process: the processes already fill the cores, and forking a process whose
+    # OpenCV threads run is not safe.
+    cv2.setNumThreads(1)
+    table = read_classes(args.classes)
+    names, images, labels = read_training_scenes(args, table)
+    cells = [choose_validation_cells(label, args.tile_size, args.validation_fraction,
+                                     random_for(FOR_VALIDATION, args.seed, scene))
+             for scene, label in enumerate(labels)]
+    plan = plan_crops(args, labels, cells)
+
+    remove_unfinished(args.dataset)
+    folder = os.path.join(args.dataset, f"{UNFINISHED}{os.getpid()}")
+    try:
+        for name in TILE_FOLDERS:
+            os.makedirs(os.path.join(folder, name))
+        validation, validation_pixels = write_validation_tiles(folder, args, images, labels, cells)
+        training, training_pixels = write_training_tiles(folder, args, images, labels, plan)
+        frequencies = class_frequencies(table, training_pixels, validation_pixels)
+        for name, rows in ((TRAIN_LIST, training), ("validation_list.csv", validation)):
+            frame = pd.DataFrame(rows, columns=COLUMNS)
+            frame["scene"] = [names[scene] for scene in frame["scene"]]
+            frame.to_csv(os.path.join(folder, name), index=False, lineterminator="\n")
+        frequencies.to_csv(os.path.join(folder, "class_frequencies.csv"), index=False,
+                           lineterminator="\n", float_format="%.6f")
+        replace_tile_set(args.dataset, folder)
+    except OSError as error:
+        raise OSError(f"{args.dataset}: the tiles could not be written ({error.strerror or error});"
+                      " free some space, or choose fewer --tiles or another --dataset") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
+    print(f"{len(training)} training tiles of scenes {', '.join(names)}, {len(validation)} "
+          f"validation tiles: {os.path.join(args.dataset, TRAIN_LIST)}")
+    if not validation:
+        print("warning: there are no validation tiles, so training cannot choose its best "
+              "checkpoint; use larger scenes, a larger --validation_fraction or smaller tiles")
+
+
+def available_cores():
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def random_for(purpose, seed, index=0):
+    """A Generator that depends on nothing else, so tile i is the same from any worker."""
+    return np.random.default_rng([purpose, seed, index])
+
+
+def read_training_scenes(args, table):
+    """(names, images, labels) of the scenes to train on, each checked. ValueError, OSError."""
+    folder = args.origin or os.path.join(args.dataset, "origin")
+    scenes = find_scenes(folder)
+    if args.scenes:
+        if args.test_scene in args.scenes:
+            raise ValueError(f"scene {args.test_scene} is held out (--test_scene) and cannot be "
+                             "trained on; take it out of --scenes or hold out another")
+        chosen = choose_scenes(scenes, list(dict.fromkeys(args.scenes)), folder)
+    else:
+        # Checked, since a misspelt name would let the held-out scene into the training tiles.
+        choose_scenes(scenes, [args.test_scene], f"{folder} (--test_scene)")
+        chosen = [scene for name, scene in scenes.items()
+                  if name != args.test_scene and scene.label_path]
+        if not chosen:
+            raise FileNotFoundError(
+                f"{folder}: no scene but the held-out {args.test_scene} has a label "
+                "(N_class.png beside N.png)")
+    images, labels = zip(*(read_scene(scene, table) for scene in chosen))
+    for scene, label in zip(chosen, labels):
+        if min(label.shape) < args.tile_size:
+            raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
+                             f"(height x width), smaller than a tile of {args.tile_size}; leave "
+                             "it out with --scenes or choose a smaller --tile_size")
+    return [scene.name for scene in chosen], images, labels
+
+
+def plan_crops(args, labels, cells):
+    """What every tile's crop is drawn from: (scene of each tile, allowed corners by scene,
+    corners and probabilities of the rare-class crops or None)."""
+    areas = [label.size if args.crops_per_scene == "area" else 1 for label in labels]
+    scenes = tiles_by_scene(areas, args.tiles, random_for(FOR_SHARES, args.seed))
+    allowed = [allowed_corners(label.shape, corners, args.tile_size)
+               for label, corners in zip(labels, cells)]
+    rare = None
+    if args.rare_class_weight:
+        rare = rare_class_corners(labels, allowed, args.tile_size,
+                                  random_for(FOR_RARE_CLASSES, args.seed))
+    return scenes, allowed, rare
+
+
+def write_tile(folder, part, number, image, label):
+    """Writes both PNGs; gives their names relative to `folder`, with forward slashes."""
+    names = f"{part}/images/{number:06d}.png", f"{part}/labels/{number:06d}.png"
+    for name, data in zip(names, (encode_png(image, photo=True), encode_png(label))):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+    return names
+
+
+def write_validation_tiles(folder, args, images, labels, cells):
+    """Writes every validation cell as it is: (rows of its list, pixels by label value [256])."""
+    rows, pixels = [], np.zeros(256, np.int64)
+    for scene, corners in enumerate(cells):
+        for row, column in corners.tolist():
+            window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
+            label = labels[scene][window]
+            names = write_tile(folder, "validation", len(rows), images[scene][window], label)
+            rows.append((*names, scene, row, column, ""))
+            pixels += np.bincount(label.ravel(), minlength=256)
+    return rows, pixels
+
+
+def write_training_tiles(folder, args, images, labels, plan):
+    """Writes all training tiles from worker processes: (rows of their list, pixels [256])."""
+    # Forked workers see the scenes in this process's memory; spawned ones get one copy each.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    starts = range(0, args.tiles, TILES_AT_ONCE)
+    rows, pixels = [], np.zeros(256, np.int64)
+    executor = ProcessPoolExecutor(min(args.processes, len(starts)), context, _start_worker,
+                                   (folder, args, images, labels, plan))
+    try:
+        with progress(args.tiles, " tiles", "tiles") as bar:
+            for part, counts in executor.map(_write_some_tiles, starts):
+                rows += part
+                pixels += counts
+                bar.update(len(part))
+    except BrokenProcessPool:
+        raise MemoryError("a worker process was killed, perhaps for want of memory; "
+                          "try fewer --processes") from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return rows, pixels
+
+
+def _start_worker(*settings):
+    global _settings
+    _settings = settings
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent():
+    """Ends a worker whose parent was killed outright; it would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _write_some_tiles(start):
+    """Cuts, augments and writes TILES_AT_ONCE tiles: (their rows, pixels by label value [256])."""
+    folder, args, images, labels, (scenes, allowed, rare) = _settings
+    probabilities = {name: getattr(args, name) for name in AUGMENTATIONS}
+    rows, pixels = [], np.zeros(256, np.int64)
+    for number in range(start, min(start + TILES_AT_ONCE, args.tiles)):
+        random = random_for(FOR_TILES, args.seed, number)
+        if rare and random.random() < args.rare_class_weight:
+            corners, shares = rare
+            scene, row, column = random.choice(corners[random.choice(len(corners), p=shares)])
+        else:
+            scene = scenes[number]
+            row, column = draw_corner(allowed[scene], random)
+        window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
+        image, label, done = augment(images[scene][window], labels[scene][window], probabilities,
+                                     args.gamma_range, random)
+        names = write_tile(folder, "train", number, image, label)
+        rows.append((*names, int(scene), int(row), int(column), done))
+        pixels += np.bincount(label.ravel(), minlength=256)
+    return rows, pixels
+
+
+def class_frequencies(table, training, validation):
+    """A row a class and one for ignore; frequencies are shares of the pixels not ignored."""
+    frame = pd.DataFrame({"id": [*range(len(table)), IGNORE], "name": [*table.names, "ignore"]})
+    for part, pixels in (("train", training), ("validation", validation)):
+        counts = pixels[frame["id"]]
+        share = counts / max(counts[:-1].sum(), 1)
+        frame[f"{part}_pixels"] = counts
+        frame[f"{part}_frequency"] = [*share[:-1], np.nan]
+    return frame
+
+
+def remove_unfinished(dataset):
+    """Removes what a killed run left behind."""
+    for name in os.listdir(dataset) if os.path.isdir(dataset) else []:
+        if name.startswith(UNFINISHED):
+            shutil.rmtree(os.path.join(dataset, name), ignore_errors=True)
+
+
+def replace_tile_set(dataset, folder):
+    """Puts the finished tile set in `folder` in the place of the old one, by renames only."""
+    for name in reversed(LISTS):
+        if os.path.exists(os.path.join(dataset, name)):
+            os.remove(os.path.join(dataset, name))
+    for name in TILE_FOLDERS:
+        target, old = os.path.join(dataset, name), os.path.join(folder, "old", name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if os.path.exists(target):
+            os.makedirs(os.path.dirname(old), exist_ok=True)
+            os.rename(target, old)
+        os.rename(os.path.join(folder, name), target)
+    for name in LISTS:
+        os.rename(os.path.join(folder, name), os.path.join(dataset, name))
+
+
+if __name__ == "__main__":
+    run_script(main)
