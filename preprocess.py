@@ -24,12 +24,12 @@ from utils.classes import IGNORE, read_classes
 from utils.command_line import argument_parser, positive, probability, progress, run_script
 from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
+from utils.files import remove_unfinished, replace_set
 from utils.scenes import choose_scenes, encode_png, find_scenes, read_scene
 
 TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
-# The list that train.py starts from is removed first and comes last, so a swap cut short leaves no
-# list rather than one that names tiles of another set.
 TRAIN_LIST = "path_list.csv"
+# The list that train.py starts from comes last, and so is the last to be put in place.
 LISTS = ("class_frequencies.csv", "validation_list.csv", TRAIN_LIST)
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
@@ -82,7 +82,7 @@ def main():
              for scene, label in enumerate(labels)]
     plan = plan_crops(args, labels, cells)
 
-    remove_unfinished(args.dataset)
+    remove_unfinished(args.dataset, UNFINISHED)
     folder = os.path.join(args.dataset, f"{UNFINISHED}{os.getpid()}")
     try:
         for name in TILE_FOLDERS:
@@ -96,7 +96,7 @@ def main():
             frame.to_csv(os.path.join(folder, name), index=False, lineterminator="\n")
         frequencies.to_csv(os.path.join(folder, "class_frequencies.csv"), index=False,
                            lineterminator="\n", float_format="%.6f")
-        replace_tile_set(args.dataset, folder)
+        replace_set(args.dataset, folder, TILE_FOLDERS, LISTS)
     except OSError as error:
         raise OSError(f"{args.dataset}: the tiles could not be written ({error.strerror or error});"
                       " free some space, or choose fewer --tiles or another --dataset") from error
@@ -253,29 +253,6 @@ def class_frequencies(table, training, validation):
         frame[f"{part}_pixels"] = counts
         frame[f"{part}_frequency"] = [*share[:-1], np.nan]
     return frame
-
-
-def remove_unfinished(dataset):
-    """Removes what a killed run left behind."""
-    for name in os.listdir(dataset) if os.path.isdir(dataset) else []:
-        if name.startswith(UNFINISHED):
-            shutil.rmtree(os.path.join(dataset, name), ignore_errors=True)
-
-
-def replace_tile_set(dataset, folder):
-    """Puts the finished tile set in `folder` in the place of the old one, by renames only."""
-    for name in reversed(LISTS):
-        if os.path.exists(os.path.join(dataset, name)):
-            os.remove(os.path.join(dataset, name))
-    for name in TILE_FOLDERS:
-        target, old = os.path.join(dataset, name), os.path.join(folder, "old", name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if os.path.exists(target):
-            os.makedirs(os.path.dirname(old), exist_ok=True)
-            os.rename(target, old)
-        os.rename(os.path.join(folder, name), target)
-    for name in LISTS:
-        os.rename(os.path.join(folder, name), os.path.join(dataset, name))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 
 @contextlib.contextmanager
@@ -33,3 +34,31 @@ def write_bytes(path, data):
 def write_text(path, text):
     """Writes `text` as UTF-8 to `path`, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def remove_unfinished(folder, prefix):
+    """Removes the subfolders called `prefix`... that a killed run left in `folder`, if any."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name.startswith(prefix):
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def replace_set(target, source, folders, files):
+    """Moves `folders` and `files` (names, may hold /) from `source` to `target`, by renames only.
+
+    Both lie on one disk. What they replace goes to `source`/replaced, for the caller to remove.
+    The old files go first and the new ones come last, in their order: a replacement cut short
+    leaves folders without `files` rather than files that describe other folders.
+    """
+    for name in [*reversed(files), *folders]:
+        if os.path.exists(os.path.join(target, name)):
+            _rename(os.path.join(target, name), os.path.join(source, "replaced", name))
+        if name in folders:
+            _rename(os.path.join(source, name), os.path.join(target, name))
+    for name in files:
+        _rename(os.path.join(source, name), os.path.join(target, name))
+
+
+def _rename(path, new_path):
+    os.makedirs(os.path.dirname(new_path), exist_ok=True)
+    os.rename(path, new_path)

@@ -1,0 +1,55 @@
+"""Fixtures for all tests: tiny random scenes, and the shared data where it is present."""
+
+import pathlib
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+sys.path.insert(0, str(REPOSITORY))
+
+from utils.scenes import write_png  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """Path of the repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Path of ../shared/data; skips the test where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"{SHARED_DATA} is not present")
+    return SHARED_DATA
+
+
+def draw_scene(height, width, num_classes=5, seed=0):
+    """(image, label): patches of random classes with an ignored corner, colours by class, noise."""
+    random = np.random.default_rng(seed)
+    patches = random.integers(0, num_classes, (8, 8)).astype(np.uint8)
+    patches[0, 0] = 255
+    label = cv2.resize(patches, (width, height), interpolation=cv2.INTER_NEAREST)
+    colours = np.random.default_rng(99).integers(30, 225, (256, 3))
+    image = np.clip(colours[label] + random.normal(0, 12, (height, width, 3)), 0, 255)
+    return image.astype(np.uint8), label
+
+
+@pytest.fixture(name="draw_scene", scope="session")
+def draw_scene_fixture():
+    """The function draw_scene(height, width, num_classes=5, seed=0) -> (image, label)."""
+    return draw_scene
+
+
+@pytest.fixture
+def small_dataset(tmp_path):
+    """A folder for --dataset: origin/ holds scenes 1, 2 and 5 with labels, none a tile's multiple."""
+    for name, height, width in (("1", 300, 340), ("2", 340, 310), ("5", 290, 330)):
+        image, label = draw_scene(height, width, seed=int(name))
+        write_png(str(tmp_path / "origin" / f"{name}.png"), image)
+        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
+    return tmp_path
