@@ -133,21 +133,23 @@ def augmented_probabilities(images, probabilities_of, rotations=1, flips=False, 
     """Probabilities of images, averaged over turned, flipped and scaled copies, in one graph.
 
     images: uint8 [batch, height, width, 3] of static height and width. probabilities_of: function
-    from such a tensor (or float32 0..255, and of any size) to float32 [batch, height, width,
-    classes]; its variables are shared. rotations: 1, 2 (by 0 and 180 degrees) or 4. Copies of one
-    shape run as one batch; those that a quarter turn lays on their side run as another.
+    from float32 images in 0..255 of any size to float32 [batch, height, width, classes]; its
+    variables are shared. rotations: 1, 2 (by 0 and 180 degrees) or 4. Copies of one shape run as
+    one batch; those that a quarter turn lays on their side run as another.
     """
     if rotations not in (1, 2, 4):
         raise ValueError(f"{rotations} rotations; there are 1, 2 or 4")
     turns = [(quarters, flip) for quarters in range(0, 4, 4 // rotations)
              for flip in ((False, True) if flips else (False,))]
     height, width = images.shape[1:3].as_list()
+    # Before the turns, since oneDNN cannot transpose uint8 on every processor.
+    images = tf.cast(images, tf.float32)
     total = []
     for scale in scales:
         scaled = images
         if scale != 1:
             size = [max(1, round(height * scale)), max(1, round(width * scale))]
-            scaled = _resize(tf.cast(images, tf.float32), size)
+            scaled = _resize(images, size)
         square = scaled.shape[1] == scaled.shape[2]
         groups = [turns] if square else [[t for t in turns if t[0] % 2 == odd] for odd in (0, 1)]
         copies = []

@@ -1,0 +1,36 @@
+"""The pictures, by the pixels that carry their meaning."""
+
+import numpy as np
+
+from utils.classes import ClassTable
+from utils.pictures import CELL, confusion_picture, overlay, side_by_side
+
+TABLE = ClassTable(("ground", "a very long name for a class", "wässer"),
+                   np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8))
+
+
+def test_overlay_mixes_colours_and_leaves_ignored_pixels():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    labels = np.array([[0, 1], [2, 255]], np.uint8)
+    np.testing.assert_array_equal(
+        overlay(image, labels, TABLE, opacity=.4),
+        [[[162, 60, 60], [60, 162, 60]], [[60, 60, 162], [100, 100, 100]]])
+
+
+def test_side_by_side_keeps_the_order():
+    left, right = np.zeros((5, 3, 3), np.uint8), np.full((5, 4, 3), 7, np.uint8)
+    row = side_by_side([left, right], gap=2)
+    assert row.shape == (5, 9, 3)
+    assert (row[:, :3] == 0).all() and (row[:, 3:5] == 255).all() and (row[:, 5:] == 7).all()
+
+
+def test_confusion_picture_shades_each_row_by_its_shares():
+    picture = confusion_picture(np.array([[90, 10, 0], [30, 70, 0], [0, 0, 0]]), TABLE)
+    assert picture.dtype == np.uint8
+    height, width = picture.shape[:2]
+    # The cells are the last 3 x 3, before a margin; their upper corners hold no text.
+    corners = picture[height - 16 - 3 * CELL + 4::CELL, width - 16 - 3 * CELL + 4::CELL][:3, :3]
+    red = corners[..., 0].astype(int)
+    assert red[0, 0] < red[1, 1] < red[1, 0] < red[0, 1] < red[0, 2] == 255
+    # A class that the label lacks has no shares: nothing is shaded.
+    assert (red[2] == 255).all()
