@@ -4,6 +4,7 @@ Shapes, textures and shadows tell the classes apart; colours are shared between 
 """
 
 import argparse
+import contextlib
 import os
 from dataclasses import dataclass
 
@@ -24,10 +25,10 @@ LAWNS = [(104, 126, 72), (122, 132, 84)]
 CANOPIES = [(58, 84, 50), (70, 92, 52)]
 WATERS = [(58, 78, 56), (72, 80, 80), (56, 74, 92)]
 SURFACES = {"asphalt": (104, 104, 106), "concrete": (158, 154, 146), "dirt": (162, 138, 106)}
-KERB, PAINT, TRACK = 1.3, (214, 212, 204), .84
+KERBS = {"asphalt": (136, 136, 138), "concrete": (204, 200, 190), "dirt": (190, 162, 126)}
+LANE_MARKING = (214, 212, 204)
 ROOFS = [(106, 106, 108), (170, 148, 116), (92, 116, 72), (150, 116, 88), (154, 152, 148),
          (158, 88, 66), (82, 92, 84)]
-SHADOW = (.46, .49, .55)
 CROWN_SPACING = 11  # pixels
 SMALLEST = 300  # pixels a side, so that tiles of 256 fit
 MARKER = "synthetic.txt"
@@ -87,7 +88,7 @@ def draw_scene(rng, height, width, conditions):
         if use == "built":
             draw_buildings(rng, canvas, block)
     # A shadow takes light away and nothing else: the label stays that of the ground.
-    canvas.image[canvas.shadow & (canvas.label != BUILDING)] *= SHADOW
+    canvas.image[canvas.shadow & (canvas.label != BUILDING)] *= (.46, .49, .55)
     return expose(rng, canvas.image, conditions), canvas.label
 
 
@@ -116,8 +117,7 @@ def draw_water(rng, canvas, block_map, uses):
     """A pond in each pond block, and a winding river with green banks; faint ripples."""
     shape = height, width = block_map.shape
     y, x = np.indices(shape, np.float32)
-    angle = rng.uniform(0, np.pi)
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = _axes(rng.standard_normal(2))[0]
     ripples = (.025 * np.sin((x * sin + y * cos) / 1.6 + 2 * smooth_noise(rng, shape, 30))
                + .04 * smooth_noise(rng, shape, 90))
     colours = [WATERS[i] for i in rng.permutation(len(WATERS))]
@@ -129,8 +129,8 @@ def draw_water(rng, canvas, block_map, uses):
     across = (x - width / 2) * cos + (y - height / 2) * sin
     along = (y - height / 2) * cos - (x - width / 2) * sin
     bend = np.sin(along / rng.uniform(110, 160) + rng.uniform(0, 6)) * rng.uniform(40, 70)
-    offset = rng.uniform(-.18, .18) * min(shape)
-    from_middle = np.abs(across - bend - offset) + 5 * smooth_noise(rng, shape, 60)
+    from_middle = np.abs(across - bend - rng.uniform(-.18, .18) * min(shape))
+    from_middle += 5 * smooth_noise(rng, shape, 60)
     half = rng.uniform(36, 46)
     canvas.paint(from_middle < half + 24, LAWNS[0], .09 * smooth_noise(rng, shape, 4), VEGETATION)
     canvas.paint(from_middle < half, colours[0], ripples, WATER)
@@ -141,23 +141,21 @@ def draw_roads(rng, canvas, roads):
     shape = canvas.label.shape
     grain = .03 * smooth_noise(rng, shape, 50) + .02 * smooth_noise(rng, shape, 3)
     for start, end, wide, surface in roads:  # all kerbs first: junctions stay open
-        colour = np.float32(SURFACES[surface]) * KERB
-        canvas.paint(_lines(shape, [(start, end)], wide), colour, grain, ROAD)
+        canvas.paint(_lines(shape, [(start, end)], wide), KERBS[surface], grain, ROAD)
     for start, end, wide, surface in roads:
         canvas.paint(_lines(shape, [(start, end)], wide - 6), SURFACES[surface], grain, ROAD)
         direction, across = _axes(end - start)
         if surface == "dirt":
             tracks = [(start + side * across, end + side * across) for side in (-5, 5)]
-            canvas.image[_lines(shape, tracks, 3)] *= TRACK
+            canvas.image[_lines(shape, tracks, 3)] *= .84
         else:
             at = np.arange(0, np.linalg.norm(end - start), 26)[:, None] * direction + start
-            canvas.image[_lines(shape, zip(at, at + 13 * direction), 2)] = PAINT
+            canvas.image[_lines(shape, zip(at, at + 13 * direction), 2)] = LANE_MARKING
 
 
 def draw_trees(rng, canvas, roads):
     """Woods in parks, clumps on bare ground, rows along roads; crowns are lit from one side."""
     label, shape = canvas.label, canvas.label.shape
-    height, width = shape
     wooded = smooth_noise(rng, shape, 60)
     wanted = (label == VEGETATION) & (wooded > -.35) | (label == OTHER) & (wooded > 1.5)
     for start, end, wide, _ in roads:
@@ -166,7 +164,7 @@ def draw_trees(rng, canvas, roads):
             wanted |= _lines(shape, [(start + beside, end + beside)], 24)
 
     # Each pixel belongs to the crown of the nearest stem, so woods end in whole crowns.
-    stems = np.mgrid[0:height:CROWN_SPACING, 0:width:CROWN_SPACING].reshape(2, -1)
+    stems = np.mgrid[:shape[0]:CROWN_SPACING, :shape[1]:CROWN_SPACING].reshape(2, -1)
     stems = stems + rng.integers(0, CROWN_SPACING - 2, stems.shape)
     y, x = stems[:, (stems < np.array(shape)[:, None]).all(0)]
     no_stem = np.ones(shape, np.uint8)
@@ -179,12 +177,11 @@ def draw_trees(rng, canvas, roads):
     canopy = wanted[y, x][crown] & np.isin(label, (VEGETATION, OTHER))
 
     slope_y, slope_x = np.gradient(cv2.GaussianBlur(distance, (0, 0), 1))
-    shade = (.1 - .55 * (slope_x * canvas.sun[0] + slope_y * canvas.sun[1]) - .05 * distance
-             + .14 * rng.standard_normal(len(y))[crown])
-    colour = CANOPIES[rng.integers(len(CANOPIES))]
-    canvas.paint(canopy, colour, np.clip(shade, -.6, .8), VEGETATION)
+    light = .1 - .55 * (slope_x * canvas.sun[0] + slope_y * canvas.sun[1]) - .05 * distance
+    shade = np.clip(light + .14 * rng.standard_normal(len(y))[crown], -.6, .8)
+    canvas.paint(canopy, CANOPIES[rng.integers(len(CANOPIES))], shade, VEGETATION)
     move = np.hstack([np.eye(2), 6 * canvas.sun[:, None]])
-    cast = cv2.warpAffine(canopy.astype(np.uint8), move, (width, height), flags=cv2.INTER_NEAREST)
+    cast = cv2.warpAffine(canopy.astype(np.uint8), move, shape[::-1], flags=cv2.INTER_NEAREST)
     canvas.shadow[(cast > 0) & ~canopy] = True
 
 
@@ -211,6 +208,9 @@ def draw_building(rng, canvas, block, centre, axes, half, colour):
 
     centre, half: middle and half the sides, in pixels along `axes` (two unit vectors, rows).
     """
+    corners = (centre + half * [(-1, -1), (-1, 1), (1, -1), (1, 1)]) @ axes
+    if min(cv2.pointPolygonTest(block, tuple(xy), True) for xy in corners.tolist()) < 22:
+        return False
     reach = int(np.hypot(*half)) + 24
     left, top = np.maximum(np.round(centre @ axes).astype(int) - reach, 0)
     window = np.s_[top:top + 2 * reach, left:left + 2 * reach]
@@ -224,9 +224,7 @@ def draw_building(rng, canvas, block, centre, axes, half, colour):
         return (abs(u) < half[0]) & (abs(v) < half[1]) & ~((u > notch[0]) & (v > notch[1]))
 
     roof = covers(u, v)
-    corners = (centre + half * [(-1, -1), (-1, 1), (1, -1), (1, 1)]) @ axes
-    margin = min(cv2.pointPolygonTest(block, tuple(map(float, xy)), True) for xy in corners)
-    if margin < 22 or np.isin(part.label[roof], (ROAD, WATER, BUILDING)).any():
+    if np.isin(part.label[roof], (ROAD, WATER, BUILDING)).any():
         return False
     if gabled:
         towards_sun = -np.sign(axes[1] @ canvas.sun)
@@ -275,13 +273,9 @@ def write_demo_scenes(folder, seed, size):
         raise ValueError(f"--size {size} is too small; take {SMALLEST} or more")
     marker = os.path.join(folder, MARKER)
     if not os.path.exists(marker):
-        try:
-            names = ", ".join(find_scenes(folder))
-        except FileNotFoundError:
-            pass
-        else:
-            raise ValueError(f"{folder}: holds scenes that were not drawn here ({names}); "
-                             "choose another folder with --out")
+        with contextlib.suppress(FileNotFoundError):
+            raise ValueError(f"{folder}: holds scenes that were not drawn here "
+                             f"({', '.join(find_scenes(folder))}); choose another with --out")
     write_text(marker, f"Synthetic scenes of utils.demo_scenes, seed {seed}, size {size}.\n")
     for name, conditions in tqdm(SCENES.items(), unit="scene"):
         rng = np.random.default_rng([seed, int(name)])
