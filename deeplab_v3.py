@@ -1,0 +1,83 @@
+"""Deeplab-v3 (Chen et al., arXiv 1706.05587): backbone, atrous spatial pyramid pooling, head."""
+
+import tensorflow.compat.v1 as tf
+
+from resnet_v2 import resnet_v2_50
+from utils.layers import conv2d, conv2d_bn_relu
+
+BACKBONES = {"resnet_v2_50": resnet_v2_50}
+ASPP_FILTERS = 256
+# Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
+ASPP_RATES = (6, 12, 18)
+
+
+def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
+               multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
+               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0)):
+    """Logits of every pixel.
+
+    images: RGB [batch, height, width, 3] in 0..255, uint8 or float, of any height and width.
+    is_training: Python bool: batch statistics and dropout, or moving statistics and none.
+    precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
+    dropout_seed: int [2], constant or tensor; the mask is a function of it alone, so a run that
+        seeds it with its step repeats exactly.
+
+    pool1_padding: see `resnet_v2_50`; it goes with the weights.
+
+    Returns (logits float32 [batch, height, width, num_classes], end_points: the backbone's, with
+    'aspp' and 'logits', both at the features' resolution). Raises ValueError for settings that do
+    not fit.
+
+    The images are padded to 32 k + 1 with the mean pixel: only then does feature i lie exactly over
+    pixel output_stride * i, which is where align_corners puts it back (README.md, 'Alignment').
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone {backbone!r} is not one of {', '.join(BACKBONES)}")
+    height, width = (known or tf.shape(images)[axis]
+                     for axis, known in enumerate(images.shape.as_list()[1:3], start=1))
+    padded_height, padded_width = _odd_size(height), _odd_size(width)
+    # Scaled to [-1, 1], which is what the slim and Keras ResNet-v2 weights were trained with.
+    net = tf.cast(images, tf.float32) * (2 / 255) - 1
+    net = tf.pad(net, [[0, 0], [0, padded_height - height], [0, padded_width - width], [0, 0]])
+    net, end_points = BACKBONES[backbone](
+        tf.cast(net, precision), is_training, output_stride, multi_grid, scope=backbone,
+        batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding)
+    net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay)
+    if is_training:
+        net = tf.nn.experimental.stateless_dropout(net, rate=1 - keep_prob, seed=dropout_seed)
+    with tf.variable_scope("logits", reuse=tf.AUTO_REUSE) as scope:
+        logits = end_points["logits"] = conv2d(
+            tf.cast(net, tf.float32), num_classes, 1, scope, use_bias=True,
+            initializer=tf.truncated_normal_initializer(stddev=0.01))
+    # Logits are upsampled to the label, never the label downsampled (paper, 4.1).
+    logits = tf.image.resize_bilinear(logits, [padded_height, padded_width], align_corners=True)
+    return logits[:, :height, :width], end_points
+
+
+def _odd_size(size):
+    """The next 32 k + 1 from `size` on; int or scalar tensor."""
+    return (size + 30) // 32 * 32 + 1
+
+
+def _aspp(features, output_stride, is_training, decay):
+    """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
+
+    Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
+    checkpoint serves at any output stride.
+    """
+    def branch(net, kernel_size, scope, rate=1):
+        return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, is_training, decay, rate=rate)
+
+    if output_stride > 16:
+        raise ValueError(f"output stride {output_stride}: the pyramid's rates are defined for 16 "
+                         "and 8 only")
+    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+        branches = [branch(features, 1, "aspp0")]
+        for number, rate in enumerate(ASPP_RATES, start=1):
+            branches.append(branch(features, 3, f"aspp{number}", rate * 16 // output_stride))
+        # Averaged in float32: bfloat16 has 8 bits for a sum over hundreds of places.
+        pooled = tf.reduce_mean(tf.cast(features, tf.float32), [1, 2], keepdims=True)
+        pooled = branch(tf.cast(pooled, features.dtype), 1, "image_pooling")
+        # Upsampling a single value is repeating it.
+        branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
+        return branch(tf.concat(branches, axis=-1), 1, "concat_projection")

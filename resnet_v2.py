@@ -1,0 +1,89 @@
+"""ResNet-v2 (He et al., arXiv 1603.05027) with TF-slim's variable names and numbers.
+
+Source: tensorflow/models, research/slim/nets/resnet_v2.py and resnet_utils.py. Settings are plain
+arguments instead of slim's arg_scope.
+"""
+
+import tensorflow.compat.v1 as tf
+
+from utils.layers import batch_norm, conv2d, conv2d_bn_relu, subsample
+
+# scope, depth of the 3x3 convolution, units, stride (taken by the block's last unit)
+RESNET_50_BLOCKS = (
+    ("block1", 64, 3, 2),
+    ("block2", 128, 4, 2),
+    ("block3", 256, 6, 2),
+    ("block4", 512, 3, 1),
+)
+EXPANSION = 4
+
+
+def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
+                 scope="resnet_v2_50", batch_norm_decay=0.99, pool1_padding="slim"):
+    """ResNet-v2-50 without its classifier.
+
+    inputs: float [batch, height, width, 3] in [-1, 1]; its dtype is the one computed in.
+    output_stride: 8, 16 or 32; strides beyond it become atrous rates (arXiv 1706.05587, 3.1).
+    multi_grid: factors on the atrous rate of block4's three units (same paper, 3.2.1).
+    pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights
+        did. The stem has no ReLU before the pool, so the two differ at the border.
+
+    Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048] after
+    postnorm and ReLU, end_points: dict of 'conv1', 'pool1', each unit as 'block1/unit_1', each
+    block as 'block1', and 'postnorm'). Raises ValueError for settings that do not fit.
+    """
+    return _resnet_v2(inputs, RESNET_50_BLOCKS, is_training, output_stride, multi_grid, scope,
+                      batch_norm_decay, pool1_padding)
+
+
+def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, decay,
+               pool1_padding):
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output stride {output_stride} is not 8, 16 or 32")
+    if len(multi_grid) != blocks[-1][2]:
+        raise ValueError(f"multi-grid {tuple(multi_grid)} needs {blocks[-1][2]} rates, "
+                         "one a unit of the last block")
+    end_points = {}
+    with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
+        net = end_points["conv1"] = conv2d(inputs, 64, 7, "conv1", stride=2, use_bias=True)
+        net = end_points["pool1"] = _pool1(net, pool1_padding)
+        current_stride, rate = 4, 1
+        for block, depth, units, block_stride in blocks:
+            grid = multi_grid if block == blocks[-1][0] else (1,) * units
+            for unit in range(1, units + 1):
+                unit_stride = block_stride if unit == units else 1
+                # Once the features are dense enough, a stride is spent on the rate of what follows.
+                stride = unit_stride if current_stride < output_stride else 1
+                name = f"{block}/unit_{unit}"
+                with tf.variable_scope(f"{name}/bottleneck_v2"):
+                    net = end_points[name] = _bottleneck(
+                        net, depth, stride, rate * grid[unit - 1], is_training, decay)
+                current_stride *= stride
+                rate *= unit_stride // stride
+            end_points[block] = net
+        net = tf.nn.relu(batch_norm(net, is_training, decay, "postnorm"))
+        end_points["postnorm"] = net
+    return net, end_points
+
+
+def _pool1(net, padding):
+    """3x3 max-pool at stride 2; [batch, height, width, 64] -> half of that, rounded up."""
+    if padding == "slim":
+        return tf.nn.max_pool2d(net, 3, 2, "SAME")
+    if padding == "keras":
+        net = tf.pad(net, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        return tf.nn.max_pool2d(net, 3, 2, "VALID")
+    raise ValueError(f"pool1 padding {padding!r} is neither 'slim' nor 'keras'")
+
+
+def _bottleneck(inputs, depth, stride, rate, is_training, decay):
+    """The pre-activation unit (arXiv 1603.05027, figure 4e); returns `depth` * 4 channels."""
+    preact = tf.nn.relu(batch_norm(inputs, is_training, decay, "preact"))
+    if int(inputs.shape[-1]) == depth * EXPANSION:
+        shortcut = subsample(inputs, stride)
+    else:
+        shortcut = conv2d(preact, depth * EXPANSION, 1, "shortcut", stride, use_bias=True)
+    residual = conv2d_bn_relu(preact, depth, 1, "conv1", is_training, decay)
+    residual = conv2d_bn_relu(residual, depth, 3, "conv2", is_training, decay, stride, rate)
+    residual = conv2d(residual, depth * EXPANSION, 1, "conv3", use_bias=True)
+    return shortcut + residual

@@ -1,0 +1,83 @@
+"""Convolution, batch norm and subsampling on tf.nn, with TF-slim's variable names.
+
+`tf.compat.v1.layers` and tf-slim do not work with Keras 3, so these few functions stand in for
+them. Variables are float32 always; a layer computes in the dtype of its inputs, so a bfloat16
+network is one whose images were cast to bfloat16.
+"""
+
+import tensorflow.compat.v1 as tf
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False,
+           initializer=None):
+    """Convolution 'SAME' at stride 1, with the fixed padding of slim's `conv2d_same` above it.
+
+    TensorFlow's own 'SAME' pads an even input less at the top left, which shifts the features;
+    the fixed padding keeps output i over input `stride * i` for every size
+    (slim/nets/resnet_utils.py, conv2d_same).
+
+    inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
+    filters] of the same dtype. Variables: `scope`/weights and, with `use_bias`, `scope`/biases.
+    """
+    with tf.variable_scope(scope):
+        channels = inputs.shape[-1]
+        weights = tf.get_variable(
+            "weights", [kernel_size, kernel_size, channels, filters],
+            initializer=initializer or tf.variance_scaling_initializer(2.0))
+        height, width = inputs.shape.as_list()[1:3]
+        if height and width and rate >= max(height, width):
+            # Only the centre tap falls inside so small an input; the rest would multiply padding.
+            centre = kernel_size // 2
+            weights, rate = weights[centre:centre + 1, centre:centre + 1], 1
+        padding = "SAME"
+        if stride > 1 and kernel_size > 1:
+            total = (kernel_size - 1) * rate
+            before, after = total // 2, total - total // 2
+            inputs = tf.pad(inputs, [[0, 0], [before, after], [before, after], [0, 0]])
+            padding = "VALID"
+        net = tf.nn.conv2d(inputs, tf.cast(weights, inputs.dtype), [1, stride, stride, 1], padding,
+                           dilations=[1, rate, rate, 1])
+        if use_bias:
+            biases = tf.get_variable("biases", [filters], initializer=tf.zeros_initializer())
+            net = tf.nn.bias_add(net, tf.cast(biases, net.dtype))
+        return net
+
+
+def batch_norm(inputs, is_training, decay, scope="BatchNorm"):
+    """Batch normalisation over all but the channels; statistics are float32 in any precision.
+
+    With `is_training` (a Python bool) the batch's own statistics are used, and the updates of
+    moving_mean and moving_variance, which forget by `decay` a step, join tf.GraphKeys.UPDATE_OPS;
+    otherwise the moving statistics are used. Returns the shape and dtype of `inputs`.
+    """
+    with tf.variable_scope(scope):
+        shape = [inputs.shape[-1]]
+        beta = tf.get_variable("beta", shape, initializer=tf.zeros_initializer())
+        gamma = tf.get_variable("gamma", shape, initializer=tf.ones_initializer())
+        moving_mean = tf.get_variable(
+            "moving_mean", shape, initializer=tf.zeros_initializer(), trainable=False)
+        moving_variance = tf.get_variable(
+            "moving_variance", shape, initializer=tf.ones_initializer(), trainable=False)
+        if not is_training:
+            return tf.nn.fused_batch_norm(inputs, gamma, beta, moving_mean, moving_variance,
+                                          epsilon=BATCH_NORM_EPSILON, is_training=False)[0]
+        outputs, mean, variance = tf.nn.fused_batch_norm(
+            inputs, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True)
+        for moving, value in ((moving_mean, mean), (moving_variance, variance)):
+            tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
+                                 tf.assign_sub(moving, (1 - decay) * (moving - value)))
+        return outputs
+
+
+def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1):
+    """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does."""
+    with tf.variable_scope(scope) as variable_scope:
+        net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate)
+        return tf.nn.relu(batch_norm(net, is_training, decay))
+
+
+def subsample(inputs, stride):
+    """Every `stride`-th row and column: slim's 1x1 max-pool, an identity shortcut's stride."""
+    return inputs if stride == 1 else inputs[:, ::stride, ::stride]

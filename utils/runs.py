@@ -1,0 +1,164 @@
+"""Run folders: settings, checkpoints, the best score. The only room that knows where they lie.
+
+logs/<run>/settings.json          everything needed to build the model again
+logs/<run>/newest/step-N.*        the newest checkpoint: all variables, so that training resumes
+logs/<run>/best/step-N.*          the best on the validation tiles: the model's variables only
+logs/<run>/best/score.json        its step and score
+logs/<run>/events.out.*           TensorBoard
+"""
+
+import json
+import os
+import time
+
+import tensorflow.compat.v1 as tf
+
+from utils.files import write_text
+
+NEWEST, BEST = "newest", "best"
+SETTINGS, SCORE = "settings.json", "score.json"
+
+
+def new_run_name(settings_name, seed):
+    """A name that tells the experiment, the seed and the time: resnet_v2_50-seed0-20260131-1200."""
+    return f"{settings_name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def find_run(logs, name=None):
+    """The folder of run `name`, or of the newest run in `logs` that has a checkpoint."""
+    if name is not None:
+        run = os.path.join(logs, name)
+        if not os.path.isfile(os.path.join(run, SETTINGS)):
+            raise FileNotFoundError(f"{run}: no run there (no {SETTINGS}); "
+                                    f"there are: {', '.join(run_names(logs)) or 'none'}")
+        return run
+    runs = [os.path.join(logs, name) for name in run_names(logs)]
+    dated = [(os.path.getmtime(_state_file(run, NEWEST)), run) for run in runs
+             if os.path.isfile(_state_file(run, NEWEST))]
+    if not dated:
+        raise FileNotFoundError(f"{logs}: no trained run there; run 'python train.py' first, "
+                                "or say where with --logs")
+    return max(dated)[1]
+
+
+def run_names(logs):
+    """Names of all runs in `logs`, sorted."""
+    if not os.path.isdir(logs):
+        return []
+    return sorted(name for name in os.listdir(logs)
+                  if os.path.isfile(os.path.join(logs, name, SETTINGS)))
+
+
+def write_settings(run, settings):
+    """Writes `settings` (plain values) as JSON into the run's folder."""
+    write_text(os.path.join(run, SETTINGS), json.dumps(settings, indent=2) + "\n")
+
+
+def read_settings(run):
+    """The run's settings as a dict. Raises OSError, ValueError naming the file."""
+    return _read_json(os.path.join(run, SETTINGS))
+
+
+def find_checkpoint(run, which):
+    """(path prefix, step) of the run's 'best' or 'newest' checkpoint.
+
+    A run that was never evaluated has no best one. Raises FileNotFoundError.
+    """
+    state = tf.train.get_checkpoint_state(os.path.join(run, which))
+    if state is None or not tf.train.checkpoint_exists(state.model_checkpoint_path):
+        raise FileNotFoundError(f"{os.path.join(run, which)}: no complete checkpoint there; "
+                                "train first, or choose another with --run and --checkpoint")
+    return state.model_checkpoint_path, int(state.model_checkpoint_path.rsplit("-", 1)[1])
+
+
+def has_checkpoint(run):
+    """True where training in this folder can be resumed."""
+    return tf.train.latest_checkpoint(os.path.join(run, NEWEST)) is not None
+
+
+def model_variables():
+    """The current graph's model: trainable variables and batch norm's moving statistics."""
+    moving = [variable for variable in tf.global_variables()
+              if variable.op.name.endswith(("/moving_mean", "/moving_variance"))]
+    return tf.trainable_variables() + moving
+
+
+def newest_saver():
+    """A Saver of all variables that keeps the last two checkpoints."""
+    return tf.train.Saver(max_to_keep=2, save_relative_paths=True)
+
+
+def best_saver():
+    """A Saver of the model's variables that keeps one checkpoint."""
+    return tf.train.Saver(model_variables(), max_to_keep=1, save_relative_paths=True)
+
+
+def save(session, saver, run, which, step):
+    """Saves a checkpoint of `step`; the old one goes only when the new one is complete.
+
+    TensorFlow writes under a temporary name and renames. Raises OSError where that fails.
+    """
+    try:
+        os.makedirs(os.path.join(run, which), exist_ok=True)
+        saver.save(session, os.path.join(run, which, "step"), global_step=step,
+                   write_meta_graph=False)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise OSError(f"{os.path.join(run, which)}: checkpoint of step {step} could not be written "
+                      f"({_first_line(error)}); free some space, then start the same run again to "
+                      "resume from the last whole checkpoint") from error
+
+
+def restore(session, saver, path):
+    """Restores what `saver` covers from `path`; raises ValueError naming what does not fit."""
+    _check_variables(path, tf.train.list_variables(path), saver._var_list or tf.global_variables())
+    try:
+        saver.restore(session, path)
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path}: checkpoint is damaged ({_first_line(error)}); "
+                         "restore it from a copy or train again") from error
+
+
+def restore_model(session, path):
+    """Restores all model variables of the current graph by name, or raises ValueError."""
+    restore(session, best_saver(), path)
+
+
+def write_best_score(run, step, score):
+    """Notes step and validation score (plain values) of the best checkpoint."""
+    write_text(os.path.join(run, BEST, SCORE), json.dumps({"step": step, **score}) + "\n")
+
+
+def read_best_score(run):
+    """What `write_best_score` noted, or None."""
+    path = os.path.join(run, BEST, SCORE)
+    return _read_json(path) if os.path.exists(path) else None
+
+
+def _check_variables(path, stored, variables):
+    shapes = dict(stored)
+    wrong = [f"{name} is missing" if name not in shapes else
+             f"{name} has shape {shapes[name]}, not {shape}"
+             for name, shape in ((v.op.name, v.shape.as_list()) for v in variables)
+             if shapes.get(name) != shape]
+    if wrong:
+        raise ValueError(f"{path}: checkpoint of another model: {'; '.join(wrong[:3])}"
+                         f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise OSError(f"{path}: could not be read ({error.strerror}); "
+                      "a run folder is made by train.py") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); restore it or train again") from None
+
+
+def _state_file(run, which):
+    return os.path.join(run, which, "checkpoint")
+
+
+def _first_line(error):
+    return str(getattr(error, "message", error)).strip().splitlines()[0][:200]
