@@ -45,11 +45,16 @@ def draw_scene_fixture():
     return draw_scene
 
 
-@pytest.fixture
-def small_dataset(tmp_path):
-    """A folder for --dataset: origin/ holds scenes 1, 2 and 5 with labels, none a tile's multiple."""
+def write_small_dataset(folder):
+    """Writes scenes 1, 2 and 5 with labels to folder/origin; no side is a multiple of 32."""
     for name, height, width in (("1", 300, 340), ("2", 340, 310), ("5", 290, 330)):
         image, label = draw_scene(height, width, seed=int(name))
-        write_png(str(tmp_path / "origin" / f"{name}.png"), image)
-        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
-    return tmp_path
+        write_png(str(folder / "origin" / f"{name}.png"), image)
+        write_png(str(folder / "origin" / f"{name}_class.png"), label)
+    return folder
+
+
+@pytest.fixture
+def small_dataset(tmp_path):
+    """A folder for --dataset: origin/ holds the labelled scenes of write_small_dataset."""
+    return write_small_dataset(tmp_path)

@@ -34,7 +34,9 @@ class ClassTable:
 def read_classes(path=DEFAULT_TABLE):
     """Reads and checks a table (csv: id, name, colour as #rrggbb). Raises ValueError, OSError."""
     try:
-        table = pd.read_csv(path, dtype={"name": str, "colour": str}, skipinitialspace=True)
+        # Only an empty field is missing: a class may well be called 'None' or 'NA'.
+        table = pd.read_csv(path, dtype={"name": str, "colour": str}, skipinitialspace=True,
+                            keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no class table there; give one with --classes") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -110,9 +112,10 @@ def _pack(colours):
 def _from_hex(text):
     digits = text.strip().removeprefix("#")
     try:
-        if len(digits) != 6:
+        colour = tuple(bytes.fromhex(digits))
+        if len(colour) != 3 or len(digits) != 6:
             raise ValueError
-        return tuple(bytes.fromhex(digits))
+        return colour
     except ValueError:
         raise ValueError(f"colour {text!r} is not of the form #rrggbb") from None
 

@@ -12,6 +12,9 @@ from utils.files import write_bytes
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
 
+# What is wrong with a file is said by the errors below, not by OpenCV's own lines on stderr.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -76,7 +79,8 @@ def read_label(path, table):
         return decode_colours(cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB), table, path)
     if pixels.dtype != np.uint8:
         # NaN fails the comparison too, so nothing that is not a byte slips through.
-        whole = pixels.astype(np.uint8)
+        with np.errstate(invalid="ignore"):
+            whole = pixels.astype(np.uint8)
         if not (pixels == whole).all():
             raise ValueError(f"{path}: {pixels.dtype} values that are no class ids; "
                              "a label holds whole numbers from 0 to 255")
@@ -147,7 +151,7 @@ def _read_raster(path):
 def _is_complete(data):
     """False where a PNG or JPEG lacks its end marker: OpenCV would fill the rest with grey."""
     if data.startswith(b"\x89PNG"):
-        return b"IEND" in data[-64:]
+        return b"IEND\xae\x42\x60\x82" in data[-64:]
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" in data[-4096:]
     return len(data) > 0
