@@ -1,6 +1,5 @@
 """Scores against scikit-learn, and against the published figures of the original's maps."""
 
-import os
 import subprocess
 import sys
 
@@ -13,8 +12,6 @@ from utils import metrics
 from utils.classes import ClassTable, colour_map, read_classes
 from utils.scenes import write_png
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-CCF = os.path.join(ROOT, "..", "shared", "data", "ccf")
 CLASSES = 6
 
 
@@ -48,9 +45,9 @@ def test_agrees_with_scikit_learn(maps):
         np.testing.assert_allclose(
             ours(matrix), theirs(label, prediction, labels=labels, average=None), rtol=1e-12)
     assert metrics.mean_iou(matrix) == pytest.approx(
-        reference.jaccard_score(label, prediction, average="macro"), rel=1e-12)
+        reference.jaccardscore(label, prediction, average="macro"), rel=1e-12)
     assert metrics.accuracy(matrix) == pytest.approx(
-        reference.accuracy_score(label, prediction), rel=1e-12)
+        reference.accuracyscore(label, prediction), rel=1e-12)
 
 
 def test_matrices_of_parts_add_up_to_the_scene(maps, monkeypatch):
@@ -104,36 +101,40 @@ def test_maps_that_cannot_be_scored(label, prediction, message):
         metrics.confusion_matrix(label, prediction, 3)
 
 
-def _score(*arguments):
-    return subprocess.run([sys.executable, "-m", "utils.metrics", *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True)
+@pytest.fixture
+def score(repository):
+    """Runs `python -m utils.metrics` with these arguments."""
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "utils.metrics", *map(str, arguments)],
+                              cwd=repository, capture_output=True, text=True)
+    return run
 
 
-def test_command_line_takes_ids_and_colours(tmp_path):
-    table = read_classes(os.path.join(ROOT, "dataset/classes.csv"))
+def test_command_line_takes_ids_and_colours(score, repository, tmp_path):
+    table = read_classes(repository / "dataset/classes.csv")
     random = np.random.default_rng(1)
     label, prediction = random.integers(0, len(table), (2, 40, 30)).astype(np.uint8)
     label[:5] = 255
     write_png(tmp_path / "label.png", label)
     write_png(tmp_path / "colour.png", colour_map(prediction, table))
-    result = _score("--label", tmp_path / "label.png", "--prediction", tmp_path / "colour.png",
-                    "--csv", tmp_path / "scores.csv")
+    result = score("--label", tmp_path / "label.png", "--prediction", tmp_path / "colour.png",
+                   "--csv", tmp_path / "scores.csv")
     assert result.returncode == 0, result.stderr
-    iou = reference.jaccard_score(*_counted(label, prediction), average=None)
+    iou = reference.jaccardscore(*_counted(label, prediction), average=None)
     assert f"mean-IoU {iou.mean():.4f}" in result.stdout
     scores = pd.read_csv(tmp_path / "scores.csv", index_col="class")
     np.testing.assert_allclose(scores["IoU"], [*iou, iou.mean()])
 
     write_png(tmp_path / "small.png", prediction[:-1])
-    result = _score("--label", tmp_path / "label.png", "--prediction", tmp_path / "small.png")
+    result = score("--label", tmp_path / "label.png", "--prediction", tmp_path / "small.png")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert "small.png: 39 x 30" in result.stderr
 
 
-@pytest.mark.skipif(not os.path.isdir(CCF), reason="the CCF maps are not there (../shared/data/ccf)")
-@pytest.mark.parametrize("step, mean_iou, accuracy",
+@pytest.mark.parametrize("step, expected_iou, expected_accuracy",
                          [(10000, "0.4057", "0.7020"), (50000, "0.7732", "0.8548")])
-def test_original_maps_get_their_published_scores(step, mean_iou, accuracy):
-    result = _score("--label", os.path.join(CCF, "5_color.png"),
-                    "--prediction", os.path.join(CCF, f"step_{step}.png"))
-    assert f"mean-IoU {mean_iou}, accuracy {accuracy} " in result.stdout, result.stderr
+def test_original_maps_get_their_published_scores(score, shared_data, step, expected_iou,
+                                                  expected_accuracy):
+    result = score("--label", shared_data / "ccf" / "5_color.png",
+                   "--prediction", shared_data / "ccf" / f"step_{step}.png")
+    assert f"mean-IoU {expected_iou}, accuracy {expected_accuracy} " in result.stdout, result.stderr

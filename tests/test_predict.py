@@ -1,0 +1,193 @@
+"""predict.py end to end with a tiny run: maps, scores, comparison, and each wrong input's line."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow.compat.v1 as tf
+
+import predict
+from deeplab_v3 import deeplab_v3
+from utils import runs
+from utils.classes import ClassTable, decode_colours
+from utils.metrics import confusion_matrix, mean_iou
+from utils.scenes import read_image, read_label, write_png
+
+NAMES = ("ground", "plants", "roofs")  # not five, so that nothing may count on five
+TABLE = ClassTable(NAMES, np.array([[200, 180, 120], [0, 160, 0], [160, 0, 40]], np.uint8))
+WINDOW = 64
+MODEL = {"num_classes": 3, "backbone": "resnet_v2_50", "output_stride": 16,
+         "multi_grid": [1, 2, 4]}
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory, draw_scene):
+    """A folder of runs with one run, 'tiny': a model that was never trained."""
+    image = draw_scene(70, 90, len(NAMES), seed=5)[0]
+    folder = tmp_path_factory.mktemp("logs")
+    run = str(folder / "tiny")
+    runs.write_settings(run, {"model": MODEL, "classes": TABLE.to_settings(), "tile_size": WINDOW})
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(3)
+        logits, _ = deeplab_v3(tf.constant(image[None]), is_training=False, **MODEL)
+        session.run(tf.global_variables_initializer())
+        # Untrained, one class wins everywhere: centred and spread logits give a map of all classes.
+        mean, deviation = session.run(tf.nn.moments(logits, [0, 1, 2]))
+        head = {v.op.name: v for v in tf.global_variables() if v.op.name.startswith("logits/")}
+        session.run(head["logits/weights"].assign(head["logits/weights"] / deviation ** .5))
+        session.run(head["logits/biases"].assign(-mean / deviation ** .5))
+        runs.save(session, runs.best_saver(), run, runs.BEST, 40)
+        runs.save(session, runs.newest_saver(), run, runs.NEWEST, 70)
+    return folder
+
+
+@pytest.fixture
+def scene(tmp_path, draw_scene):
+    """(image path, label path) of a scene of 70 x 90 pixels."""
+    return _write_scene(tmp_path / "scenes", "5", *draw_scene(70, 90, len(NAMES), seed=5))
+
+
+def _write_scene(folder, name, image, label):
+    paths = str(folder / f"{name}.png"), str(folder / f"{name}_class.png")
+    write_png(paths[0], image)
+    write_png(paths[1], label)
+    return paths
+
+
+@pytest.fixture
+def call(logs, tmp_path, monkeypatch):
+    """Runs predict.main with these arguments; returns the folder of its results."""
+    def run(*arguments):
+        out = tmp_path / "out"
+        monkeypatch.setattr(sys, "argv", ["predict.py", "--logs", str(logs), "--out", str(out),
+                                          *map(str, arguments)])
+        predict.main()
+        return out
+    return run
+
+
+def _probabilities(logs, images):
+    """The run's model on a batch of images, without any of predict's code."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        logits, _ = deeplab_v3(tf.constant(images), is_training=False, **MODEL)
+        runs.restore_model(session, runs.find_checkpoint(str(logs / "tiny"), "best")[0])
+        return session.run(tf.nn.softmax(logits))
+
+
+def test_one_window_gives_the_models_own_map(call, logs, tmp_path, draw_scene):
+    image, label = draw_scene(WINDOW, WINDOW, len(NAMES), seed=1)
+    paths = _write_scene(tmp_path / "scenes", "one", image, label)
+    turned = np.stack([np.rot90(image, quarters) for quarters in range(4)])
+    answers = _probabilities(logs, turned)
+    out = call("--image", paths[0], "--rotations", 1)
+    classes = read_label(str(out / "one_class.png"), TABLE)
+    assert len(np.unique(classes)) > 1
+    np.testing.assert_array_equal(classes, answers[0].argmax(-1))
+
+    out = call("--image", paths[0], "--rotations", 4)
+    mean = np.mean([np.rot90(answer, -quarters) for quarters, answer in enumerate(answers)], 0)
+    differs = read_label(str(out / "one_class.png"), TABLE) != mean.argmax(-1)
+    # Only ties may fall the other way, by rounding.
+    first, second = np.sort(mean[differs], axis=-1)[:, :-3:-1].T
+    assert (first - second < 1e-4).all()
+    assert (mean.argmax(-1) != classes).any()
+
+
+def test_map_pictures_and_scores(call, scene, capsys):
+    out = call("--image", scene[0], "--label", scene[1], "--rotations", 1, "--batch_size", 3)
+    assert sorted(os.listdir(out)) == ["5_class.png", "5_colour.png", "5_confusion.png",
+                                       "5_overlay.png", "5_scores.csv"]
+    label, classes = read_label(scene[1], TABLE), read_label(str(out / "5_class.png"), TABLE)
+    assert classes.shape == label.shape
+    colours = read_image(str(out / "5_colour.png"))
+    np.testing.assert_array_equal(decode_colours(colours, TABLE, "map"), classes)
+    assert read_image(str(out / "5_overlay.png")).shape == (70, 90, 3)
+
+    scores = pd.read_csv(out / "5_scores.csv", index_col="class")
+    expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
+    assert scores.index.tolist() == [*NAMES, "all"]
+    assert scores["IoU"].iloc[-1] == pytest.approx(expected)
+    assert scores["label_pixels"].iloc[-1] == (label != 255).sum()
+    printed = capsys.readouterr().out
+    assert f"mean-IoU {expected:.4f}" in printed and "megapixels/s" in printed
+    assert "run tiny, step 40" in printed
+
+
+def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
+    shared = ("--image", scene[0], "--label", scene[1])
+    label = read_label(scene[1], TABLE)
+    turns = ("--rotations", 2, "--scales", .5, 1)
+    comparison = pd.read_csv(call(*shared, *turns, "--compare") / "5_compare.csv",
+                             index_col="method")
+    assert comparison.index.tolist() == ["single pass", "+ scales", "+ rotations", "+ blending",
+                                         "all"]
+    # Another method is another map: none of the settings is lost on the way.
+    assert comparison["accuracy"].nunique() == 5
+    assert (comparison[["seconds", "megapixels/s"]] > 0).all(axis=None)
+    splicing = ("--overlap", 0, "--blend", "none")
+    for method, flags in (("single pass", (*splicing, "--rotations", 1)), ("all", turns)):
+        out = call(*shared, *flags)
+        classes = read_label(str(out / "5_class.png"), TABLE)
+        expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
+        assert comparison.loc[method, "mean-IoU"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_held_out_scene_is_found(scene, tmp_path, capsys, monkeypatch):
+    def found(*arguments):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+        return predict.find_scene(predict.parse_arguments())
+
+    folder = os.path.dirname(scene[0])
+    assert found("--origin", folder).image_path == scene[0]
+    assert found("--origin", folder).label_path == scene[1]
+    with pytest.raises(ValueError, match="no scene 7; there are 5"):
+        found("--origin", folder, "--test_scene", 7)
+    dataset = tmp_path / "dataset"
+    with pytest.raises(FileNotFoundError, match="dataset/origin: no scenes there.*demo_scenes"):
+        found("--dataset", dataset)
+    shutil.copytree(folder, dataset / "test")
+    assert found("--dataset", dataset).image_path == str(dataset / "test" / "5.png")
+    shutil.copytree(folder, dataset / "origin")
+    assert found("--dataset", dataset).image_path == str(dataset / "origin" / "5.png")
+
+
+def test_inputs_that_cannot_be_mapped(call, scene, logs, tmp_path, draw_scene, repository):
+    image, label = scene
+    with pytest.raises(FileNotFoundError, match="elsewhere: no trained run there"):
+        call("--image", image, "--logs", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="other: no run there.*there are: tiny"):
+        call("--image", image, "--run", "other")
+    with pytest.raises(ValueError, match=f"{label}: 1 band.* of uint8; a scene needs three"):
+        call("--image", label)
+    with pytest.raises(ValueError, match="--label goes with --image"):
+        call("--label", label)
+    with pytest.raises(ValueError, match="--compare needs a label"):
+        call("--image", image, "--compare")
+    with pytest.raises(ValueError, match="its label could be replaced"):
+        call("--image", image, "--out", os.path.dirname(image))
+    with pytest.raises(OSError, match="5.png: could not be made"):
+        call("--image", image, "--out", tmp_path / "scenes" / "5.png")
+    other = _write_scene(tmp_path / "small", "small", *draw_scene(60, 90, len(NAMES)))
+    with pytest.raises(ValueError, match="small_class.png: 60 x 90 pixels"):
+        call("--image", image, "--label", other[1])
+    with pytest.raises(ValueError, match="classes.csv: 5 classes, but the run was trained on 3"):
+        call("--image", image, "--classes", repository / "dataset/classes.csv")
+
+    run = tmp_path / "other" / "wider"
+    shutil.copytree(logs / "tiny" / "best", run / "best")
+    runs.write_settings(str(run), {"model": MODEL | {"num_classes": 4}, "tile_size": WINDOW,
+                                   "classes": TABLE.to_settings()})
+    with pytest.raises(ValueError, match="checkpoint of another model: logits/"):
+        call("--image", image, "--logs", run.parent, "--run", "wider")
+    assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
+
+
+def test_a_mistake_ends_with_one_line_and_status_2(repository, tmp_path):
+    result = subprocess.run([sys.executable, "predict.py", "--logs", str(tmp_path)], cwd=repository,
+                            capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"predict.py: error: {tmp_path}: no trained")
