@@ -45,9 +45,9 @@ def test_agrees_with_scikit_learn(maps):
         np.testing.assert_allclose(
             ours(matrix), theirs(label, prediction, labels=labels, average=None), rtol=1e-12)
     assert metrics.mean_iou(matrix) == pytest.approx(
-        reference.jaccardscore(label, prediction, average="macro"), rel=1e-12)
+        reference.jaccard_score(label, prediction, average="macro"), rel=1e-12)
     assert metrics.accuracy(matrix) == pytest.approx(
-        reference.accuracyscore(label, prediction), rel=1e-12)
+        reference.accuracy_score(label, prediction), rel=1e-12)
 
 
 def test_matrices_of_parts_add_up_to_the_scene(maps, monkeypatch):
@@ -120,7 +120,7 @@ def test_command_line_takes_ids_and_colours(score, repository, tmp_path):
     result = score("--label", tmp_path / "label.png", "--prediction", tmp_path / "colour.png",
                    "--csv", tmp_path / "scores.csv")
     assert result.returncode == 0, result.stderr
-    iou = reference.jaccardscore(*_counted(label, prediction), average=None)
+    iou = reference.jaccard_score(*_counted(label, prediction), average=None)
     assert f"mean-IoU {iou.mean():.4f}" in result.stdout
     scores = pd.read_csv(tmp_path / "scores.csv", index_col="class")
     np.testing.assert_allclose(scores["IoU"], [*iou, iou.mean()])

@@ -97,6 +97,18 @@ def test_one_window_gives_the_models_own_map(call, logs, tmp_path, draw_scene):
     assert (mean.argmax(-1) != classes).any()
 
 
+def test_splicing_is_the_originals(call, logs, tmp_path, draw_scene):
+    image, label = draw_scene(WINDOW, 150, len(NAMES), seed=5)
+    paths = _write_scene(tmp_path / "scenes", "wide", image, label)
+    out = call("--image", paths[0], "--overlap", 0, "--blend", "none", "--rotations", 1)
+    windows = np.stack([image[:, left:left + WINDOW] for left in (0, 64, 150 - 64)])
+    answers = _probabilities(logs, windows).argmax(-1)
+    # The last window is shifted inward, and only what is new in it is used.
+    expected = np.concatenate([*answers[:2], answers[2][:, -22:]], axis=1)
+    classes = read_label(str(out / "wide_class.png"), TABLE)
+    assert (classes != expected).mean() < 1e-3
+
+
 def test_map_pictures_and_scores(call, scene, capsys):
     out = call("--image", scene[0], "--label", scene[1], "--rotations", 1, "--batch_size", 3)
     assert sorted(os.listdir(out)) == ["5_class.png", "5_colour.png", "5_confusion.png",
@@ -111,7 +123,8 @@ def test_map_pictures_and_scores(call, scene, capsys):
     expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
     assert scores.index.tolist() == [*NAMES, "all"]
     assert scores["IoU"].iloc[-1] == pytest.approx(expected)
-    assert scores["label_pixels"].iloc[-1] == (label != 255).sum()
+    labelled = np.bincount(label[label != 255], minlength=len(NAMES))
+    assert scores["label_pixels"].tolist() == [*labelled, labelled.sum()]
     printed = capsys.readouterr().out
     assert f"mean-IoU {expected:.4f}" in printed and "megapixels/s" in printed
     assert "run tiny, step 40" in printed
