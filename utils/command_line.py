@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from tqdm import tqdm
@@ -69,6 +70,21 @@ class _LinePerUpdate:
 
     def flush(self):
         sys.stdout.flush()
+
+
+def leave_on_signals():
+    """Ctrl-C and SIGTERM unwind this process, `finally` clauses included, with status 130 or 143.
+
+    In processes forked from it both do nothing, so that workers leave ending to their parent.
+    """
+    parent = os.getpid()
+
+    def leave(number, _):
+        if os.getpid() == parent:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
 
 
 def run_script(main):

@@ -9,6 +9,8 @@ logs/<run>/events.out.*           TensorBoard
 
 import json
 import os
+import signal
+import threading
 import time
 
 import tensorflow.compat.v1 as tf
@@ -132,6 +134,19 @@ def read_best_score(run):
     """What `write_best_score` noted, or None."""
     path = os.path.join(run, BEST, SCORE)
     return _read_json(path) if os.path.exists(path) else None
+
+
+def stop_event():
+    """A threading.Event that the first SIGINT or SIGTERM sets; a second one ends at once."""
+    event = threading.Event()
+
+    def ask_to_stop(number, frame):
+        event.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+    return event
 
 
 def _check_variables(path, stored, variables):

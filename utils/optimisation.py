@@ -1,0 +1,72 @@
+"""Loss, weight decay, learning-rate schedules and the train op."""
+
+import tensorflow.compat.v1 as tf
+
+from utils.classes import IGNORE
+
+OPTIMIZERS = ("adam", "momentum")
+SCHEDULES = ("step", "poly", "constant")
+NOT_FINITE = "loss or gradient is not finite"
+STEP_BOUNDARIES, STEP_FACTOR = (0.6, 0.8), 0.1
+
+
+def cross_entropy(logits, labels):
+    """Mean cross-entropy over the pixels that count; 0 where all are ignored.
+
+    logits: float32 [batch, height, width, classes]. labels: integer [batch, height, width], 255
+    is ignored. Divided by the number of counted pixels, not of all (deeplab/utils/train_utils.py).
+    """
+    counted = tf.not_equal(labels, IGNORE)
+    ids = tf.where(counted, tf.cast(labels, tf.int32), tf.zeros_like(labels, tf.int32))
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
+    counted = tf.cast(counted, tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(losses * counted), tf.reduce_sum(counted))
+
+
+def weight_decay_loss(factor):
+    """`factor` times half the squared sum of all convolution weights, not of biases or batch norm.
+
+    As slim's l2_regularizer on conv2d (slim/nets/resnet_utils.py, resnet_arg_scope).
+    """
+    weights = [v for v in tf.trainable_variables() if v.op.name.endswith("/weights")]
+    return factor * tf.add_n([tf.nn.l2_loss(v) for v in weights])
+
+
+def learning_rate(step, base, steps, schedule, power=0.9):
+    """float32 scalar for `step` (int64 tensor) of `steps`.
+
+    'step': divided by 10 at 60% and at 80% of the run. 'poly': base * (1 - step / steps) ** power
+    (arXiv 1706.05587, 4.1). 'constant': base.
+    """
+    if schedule == "constant":
+        return tf.constant(base, tf.float32)
+    if schedule == "poly":
+        return tf.train.polynomial_decay(base, step, steps, 0.0, power)
+    if schedule == "step":
+        boundaries = [round(steps * share) for share in STEP_BOUNDARIES]
+        values = [base * STEP_FACTOR ** i for i in range(len(boundaries) + 1)]
+        # TensorFlow keeps a boundary's own step on the left; ours begins the next rate.
+        return tf.train.piecewise_constant(step + 1, [tf.cast(b, step.dtype) for b in boundaries],
+                                           values)
+    raise ValueError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
+
+
+def train_op(loss, optimizer, rate, momentum, step):
+    """One update of all trainable variables and of batch norm's moving statistics; adds 1 to step.
+
+    Where the loss or a gradient is not finite nothing is updated and the op raises
+    InvalidArgumentError, so the variables stay those of the last good step.
+    """
+    if optimizer == "adam":
+        method = tf.train.AdamOptimizer(rate)
+    elif optimizer == "momentum":
+        method = tf.train.MomentumOptimizer(rate, momentum)
+    else:
+        raise ValueError(f"optimizer {optimizer!r} is none of {', '.join(OPTIMIZERS)}")
+    gradients, variables = zip(*method.compute_gradients(loss, tf.trainable_variables()))
+    norm = tf.linalg.global_norm(gradients)
+    finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
+                       [NOT_FINITE, loss, norm])
+    with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+        gradients = [tf.identity(gradient) for gradient in gradients]
+    return method.apply_gradients(zip(gradients, variables), global_step=step)

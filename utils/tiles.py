@@ -1,0 +1,89 @@
+"""path_list.csv -> batches of tiles. The order is a function of seed and step alone."""
+
+import os
+
+import pandas as pd
+import tensorflow.compat.v1 as tf
+
+from utils.classes import IGNORE
+from utils.scenes import read_image, read_label
+
+TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
+
+
+def read_tile_list(dataset, name=TRAINING_LIST):
+    """The list of tiles in folder `dataset`, its columns image and label made full paths.
+
+    Raises FileNotFoundError, ValueError where the list is missing, empty or not one of ours.
+    """
+    path = os.path.join(dataset, name)
+    try:
+        tiles = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no list of tiles there; run 'python preprocess.py "
+                                f"--dataset {dataset}' first") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a list of tiles ({error}); "
+                         "run preprocess.py again") from None
+    if not {"image", "label"} <= set(tiles.columns):
+        raise ValueError(f"{path}: it has no columns image and label; run preprocess.py again")
+    if name == TRAINING_LIST and tiles.empty:
+        raise ValueError(f"{path}: it names no tile; run preprocess.py again")
+    for column in ("image", "label"):
+        tiles[column] = [os.path.join(dataset, file) for file in tiles[column]]
+    return tiles
+
+
+def read_tile(row, table):
+    """(image uint8 [size, size, 3], label uint8 [size, size]) of one row of a list of tiles."""
+    image, label = read_image(row.image), read_label(row.label, table)
+    if image.shape[:2] != label.shape:
+        raise ValueError(f"{row.label}: its size differs from {row.image}; run preprocess.py again")
+    return image, label
+
+
+def training_batches(tiles, batch_size, num_classes, seed, first_step):
+    """Tensors (images uint8 [batch, size, size, 3], labels uint8 [batch, size, size]) of a step.
+
+    Every epoch visits each tile once in an order drawn from `seed` and the epoch's number; batch
+    `step` is the same whether the run began at 0 or resumed at `first_step`, an int64 tensor that
+    is read when the returned initializer runs. Returns (images, labels, initializer).
+    """
+    count = len(tiles)
+    images, labels = tf.constant(tiles["image"].values), tf.constant(tiles["label"].values)
+    shape = read_image(tiles["image"].iloc[0]).shape
+
+    def paths(position):
+        epoch, place = position // count, position % count
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        place = tf.random.experimental.index_shuffle(place, key, tf.constant(count - 1, tf.int64))
+        return tf.gather(images, place), tf.gather(labels, place)
+
+    def decode(image_path, label_path):
+        image = tf.io.decode_png(tf.io.read_file(image_path), 3)
+        label = tf.io.decode_png(tf.io.read_file(label_path), 1)[..., 0]
+        # On a GPU the loss of a label outside the table is a silent NaN: tensorflow#8484.
+        known = tf.reduce_all((label < num_classes) | tf.equal(label, IGNORE))
+        sized = tf.reduce_all(tf.equal(tf.shape(image), shape)) & tf.reduce_all(
+            tf.equal(tf.shape(label), shape[:2]))
+        checks = [tf.Assert(known & sized, [label_path])]
+        with tf.control_dependencies(checks):
+            return tf.ensure_shape(image, shape), tf.ensure_shape(label, shape[:2])
+
+    first = tf.cast(first_step, tf.int64) * batch_size
+    batches = (tf.data.Dataset.range(first, tf.int64.max)
+               .map(paths)
+               .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+               .batch(batch_size, drop_remainder=True)
+               .prefetch(tf.data.AUTOTUNE))
+    iterator = tf.data.make_initializable_iterator(batches)
+    return (*iterator.get_next(), iterator.initializer)
+
+
+def name_faulty_tile(tiles, table):
+    """Raises the ValueError or OSError of the first tile that can't be used.
+
+    The graph only says that some tile could not be decoded; this looks which.
+    """
+    for row in tiles.itertuples():
+        read_tile(row, table)
