@@ -3,6 +3,8 @@
     python predict.py --run NAME --image scene.png --label scene_class.png
 """
 
+import utils.quiet  # noqa: F401  (before TensorFlow)
+
 import argparse
 import contextlib
 import os
@@ -15,7 +17,8 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils.classes import ClassTable, colour_map, read_classes
-from utils.command_line import argument_parser, positive, progress, run_script
+from utils.command_line import (argument_parser, leave_on_signals, positive, progress,
+                                run_script)
 from utils.files import write_text
 from utils.metrics import accuracy, confusion_matrix, format_scores, mean_iou, score_table
 from utils.pictures import confusion_picture, overlay
@@ -74,6 +77,7 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
+    leave_on_signals()
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
     table = choose_table(settings, arguments.classes)
