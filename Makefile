@@ -1,0 +1,45 @@
+# make demo: everything once, on synthetic scenes. make test: the tests. Both build .venv first.
+
+# The newest Python that TensorFlow 2.21 has wheels for; or say PYTHON=/path/to/python.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
+    $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+    2>/dev/null && echo $$python && break; done)
+# bfloat16 is faster only where the processor computes in it.
+PRECISION ?= $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bfloat16 || echo float32)
+
+READY := .venv/requirements.txt
+RUN := .venv/bin/python
+DEMO := dataset/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   draw synthetic scenes, cut tiles, train, map the held-out scene, score it"
+	@echo "make test   run all tests"
+	@echo "make clean  remove .venv and what make demo made"
+
+# The copy is made last: a .venv whose requirements are not today's is built again.
+$(READY): requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; install one, or say \
+	make PYTHON=/path/to/python"; exit 2; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	cp requirements.txt $@
+
+demo: $(READY)
+	rm -rf logs/demo
+	$(RUN) -m utils.demo_scenes --out $(DEMO)/origin
+	$(RUN) preprocess.py --dataset $(DEMO) --tiles 1280
+	$(RUN) train.py --dataset $(DEMO) --run demo --pretrained none --precision $(PRECISION) \
+	    --steps 160 --batch_size 8 --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
+	    --batch_norm_decay 0.95 --test_display 80 --save_every 80
+	$(RUN) predict.py --dataset $(DEMO) --run demo --precision $(PRECISION) --out predictions/demo
+
+test: $(READY)
+	$(RUN) -m pytest -q
+
+clean:
+	rm -rf .venv $(DEMO) logs/demo predictions/demo
