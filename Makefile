@@ -36,7 +36,8 @@ demo: $(READY)
 	$(RUN) train.py --dataset $(DEMO) --run demo --pretrained none --precision $(PRECISION) \
 	    --steps 160 --batch_size 8 --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
 	    --batch_norm_decay 0.95 --test_display 80 --save_every 80
-	$(RUN) predict.py --dataset $(DEMO) --run demo --precision $(PRECISION) --out predictions/demo
+	$(RUN) predict.py --dataset $(DEMO) --run demo --precision $(PRECISION) --out predictions/demo \
+	    --overwrite
 
 test: $(READY)
 	$(RUN) -m pytest -q

@@ -1,77 +1,80 @@
 """Class maps of whole scenes from a trained run, with scores where there is a label.
 
-    python predict.py --run NAME --image scene.png --label scene_class.png
+    python predict.py --run NAME --image scene.tif --label scene_class.tif
+    python predict.py --run NAME --image a.tif b.tif 'archive/*.tif' --part 3/16
+    python predict.py --run NAME --export DIR
 """
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
-import argparse
 import contextlib
 import os
+import sys
 import time
-from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from deeplab_v3 import deeplab_v3
-from utils.classes import ClassTable, colour_map, read_classes
-from utils.command_line import (argument_parser, leave_on_signals, positive, progress,
-                                run_script)
+from utils.classes import ClassTable, read_classes
+from utils.command_line import (argument_parser, error_line, leave_on_signals, part_of, positive,
+                                progress, run_script, scale, share)
+from utils.comparison import compare_methods, compared_methods
 from utils.files import write_text
-from utils.metrics import accuracy, confusion_matrix, format_scores, mean_iou, score_table
-from utils.pictures import confusion_picture, overlay
+from utils.inference import Method, build_predictors, export_model, predict_classes
+from utils.map_files import map_paths, writing_map
+from utils.metrics import confusion_matrix, format_scores, score_table
+from utils.pictures import confusion_picture
+from utils.rasters import RGB, TIFF, Image, Label
 from utils.runs import find_checkpoint, find_run, read_settings, restore_model
-from utils.scenes import Scene, choose_scenes, find_scenes, read_image, read_scene, write_png
-from utils.sliding_window import BLENDS, augmented_probabilities, predict_bands
+from utils.scenes import check_same_size, held_out_scene, scenes_of, write_png
+from utils.sliding_window import BLENDS
 
-# Scales of --compare where --scales names no others.
-COMPARED_SCALES = (0.75, 1.0, 1.25)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a scene's probabilities are put together; the terms are those of utils.sliding_window."""
-
-    name: str
-    overlap: float
-    blend: str
-    rotations: int
-    flips: bool
-    scales: tuple
+# Rows of a label that are checked at a time.
+CHECKED_ROWS = 512
 
 
 def parse_arguments():
-    parser = argument_parser("Map the classes of a scene with a trained run.")
+    parser = argument_parser("Map the classes of scenes with a trained run.")
     parser.set_defaults(classes=None)  # the run knows its own
-    parser.add_argument("--logs", default="logs", metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--run", default=None, help="name of the run; None means the newest")
-    parser.add_argument("--checkpoint", choices=("best", "newest"), default="best",
-                        help="the run's best on its validation blocks, or its newest")
-    parser.add_argument("--image", default=None, metavar="FILE",
-                        help="scene to map; None means --test_scene, from --origin or, where it is "
-                        "not, from test/ in --dataset")
-    parser.add_argument("--label", default=None, metavar="FILE",
-                        help="label of --image, as class ids or colours, to score the map against")
-    parser.add_argument("--out", default="predictions", metavar="FOLDER", help="for the results")
-    parser.add_argument("--window", type=positive, default=None, metavar="PIXELS",
-                        help="side of a window; None means the size that the run was trained on")
-    parser.add_argument("--overlap", type=_share, default=0.5,
-                        help="share of a window that the next one covers again, from 0 to below 1")
-    parser.add_argument("--blend", choices=BLENDS, default="cosine",
-                        help="weight of overlapping windows; none gives a pixel to the first one")
-    parser.add_argument("--batch_size", type=positive, default=4,
-                        help="windows per call; their turned copies come on top")
-    parser.add_argument("--rotations", type=int, choices=(1, 2, 4), default=4,
-                        help="copies of a window, turned by equal angles, to average over")
-    parser.add_argument("--flips", action="store_true", help="average over mirrored copies too")
-    parser.add_argument("--scales", type=_scale, nargs="+", default=[1.0],
-                        help="average over copies of a window of these relative sizes")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
-                        help="of the convolutions")
-    parser.add_argument("--compare", action="store_true",
-                        help="score single pass, scales, rotations, blending and all side by side")
+    add = parser.add_argument
+    add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
+    add("--run", default=None, help="name of the run; None means the newest")
+    add("--checkpoint", choices=("best", "newest"), default="best",
+        help="the run's best on its validation blocks, or its newest")
+    add("--image", default=None, nargs="+", metavar="FILE",
+        help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); None means "
+        "--test_scene, from --origin or, where it is not, from test/ in --dataset")
+    add("--label", default=None, metavar="FILE",
+        help="label of a single --image, as class ids or colours, to score the map against")
+    add("--out", default="predictions", metavar="FOLDER", help="for the results")
+    add("--overwrite", action="store_true", help="map scenes again whose map is complete")
+    add("--part", type=part_of, default=(1, 1), metavar="K/N",
+        help="every N-th of the scenes from the K-th on, for a job array")
+    add("--probabilities", action="store_true",
+        help="also write a band a class: 0 to 254 for probabilities of 0 to 1, 255 for nodata")
+    add("--bands", type=positive, nargs=3, default=None, metavar="BAND",
+        help="bands of a scene that are red, green and blue; None means the run's, or 1 2 3. "
+        "Samples of other than 8 bits are stretched, from the run's limits where it has some for "
+        "these bands, otherwise from the 2nd to the 98th percentile of the scene itself")
+    add("--window", type=positive, default=None, metavar="PIXELS",
+        help="side of a window; None means the size that the run was trained on")
+    add("--overlap", type=share, default=0.5,
+        help="share of a window that the next one covers again, from 0 to below 1")
+    add("--blend", choices=BLENDS, default="cosine",
+        help="weight of overlapping windows; none gives a pixel to the first one")
+    add("--batch_size", type=positive, default=4,
+        help="windows per call; their turned copies come on top")
+    add("--rotations", type=int, choices=(1, 2, 4), default=4,
+        help="copies of a window, turned by equal angles, to average over")
+    add("--flips", action="store_true", help="average over mirrored copies too")
+    add("--scales", type=scale, nargs="+", default=[1.0],
+        help="average over copies of a window of these relative sizes")
+    add("--precision", choices=("float32", "bfloat16"), default="float32",
+        help="of the convolutions")
+    add("--compare", action="store_true",
+        help="score single pass, blending, scales, rotations and all of them side by side")
+    add("--export", default=None, metavar="FOLDER",
+        help="write the run's model as a SavedModel to this new folder, and map nothing")
     return parser.parse_args()
 
 
@@ -81,32 +84,62 @@ def main():
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
     table = choose_table(settings, arguments.classes)
-    window = arguments.window or settings["tile_size"]
-    scene = find_scene(arguments)
-    check_output_folder(arguments.out, scene)
-    image, label = read_image_and_label(scene, table)
-    if arguments.compare and label is None:
-        raise ValueError(f"{scene.image_path}: --compare needs a label; give it with --label")
-    methods = compared_methods(arguments) if arguments.compare else [chosen_method(arguments)]
-
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)
-    print(f"run {os.path.basename(run)}, step {step}; scene {scene.name}, "
-          f"{image.shape[0]} x {image.shape[1]} pixels; windows of {window}, "
+    source = {"run": os.path.basename(run), "step": str(step)}
+    if arguments.export:
+        export_model(arguments.export, checkpoint, settings, arguments.precision)
+        print(f"written: {arguments.export} (run {source['run']}, step {step})")
+        return 0
+
+    scenes = find_scenes_to_map(arguments)
+    if arguments.compare and not all(scene.label_path for scene in scenes):
+        raise ValueError(f"{scenes[0].image_path}: --compare needs a label; give it with --label")
+    check_output_folder(arguments.out, scenes)
+    todo = scenes[arguments.part[0] - 1::arguments.part[1]]
+    if not arguments.compare and not arguments.overwrite:
+        todo = [scene for scene in todo if not is_complete(arguments, scene)]
+    if not todo:
+        return 0
+    methods = [chosen_method(arguments)]
+    if arguments.compare:
+        methods = compared_methods(methods[0])
+    window = arguments.window or settings["tile_size"]
+    print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of {window}, "
           f"{arguments.batch_size} a call")
-    with tf.Graph().as_default(), tf.Session() as session:
-        predictors = build_predictors(session, settings["model"], window, arguments.precision,
-                                      methods)
-        restore_model(session, checkpoint)
-        if arguments.compare:
-            rows = [score_method(method, predict, image, label, window, arguments.batch_size, table)
-                    for method, predict in zip(methods, predictors)]
-            write_comparison(arguments.out, scene.name, rows)
-        else:
-            classes, seconds = map_scene(image, predictors[0], window, arguments.batch_size,
-                                         methods[0])
-            print(f"{seconds:.1f} s, {megapixels(image) / seconds:.3f} megapixels/s, optimising "
-                  "the graph included")
-            write_map(arguments.out, scene.name, image, label, classes, table)
+    errors = []
+    with contextlib.ExitStack() as stack:
+        predictors = None
+        for scene in todo:
+            try:
+                with open_scene(scene, arguments, settings, table) as (image, label):
+                    # After the first scene's checks, so that a mistake shows at once.
+                    predictors = predictors or load_predictors(
+                        stack, settings, window, arguments.precision, methods, checkpoint)
+                    if arguments.compare:
+                        print(describe(scene, image))
+                        comparison = compare_methods(image, label, methods, predictors, window,
+                                                     arguments.batch_size, len(table))
+                        write_comparison(arguments.out, scene.name, comparison)
+                    else:
+                        map_scene(arguments, scene, image, label, window, methods[0],
+                                  predictors[0], table, source)
+            except (ValueError, OSError) as error:
+                if len(scenes) == 1:
+                    raise
+                errors.append(error_line(error))
+                print(f"{scene.name}: failed; see the end")
+    for line in errors:
+        print(line, file=sys.stderr)
+    return 2 if errors else 0
+
+
+def load_predictors(stack, settings, window, precision, methods, checkpoint):
+    """The functions of `build_predictors` with the trained weights; `stack` ends their session."""
+    stack.enter_context(tf.Graph().as_default())
+    session = stack.enter_context(tf.Session())
+    predictors = build_predictors(session, settings["model"], window, precision, methods)
+    restore_model(session, checkpoint)
+    return predictors
 
 
 def chosen_method(arguments):
@@ -114,127 +147,96 @@ def chosen_method(arguments):
                   tuple(arguments.scales))
 
 
-def compared_methods(arguments):
-    """The original's splicing, each improvement on it alone, and all of them."""
-    single = Method("single pass", 0, "none", 1, False, (1.0,))
-    scales = {"scales": arguments.scales if len(arguments.scales) > 1 else COMPARED_SCALES}
-    turns = {"rotations": max(2, arguments.rotations), "flips": arguments.flips}
-    blending = {"overlap": arguments.overlap, "blend": arguments.blend}
-    return [single, replace(single, name="+ scales", **scales),
-            replace(single, name="+ rotations", **turns),
-            replace(single, name="+ blending", **blending),
-            replace(single, name="all", **scales, **turns, **blending)]
-
-
-def build_predictors(session, model, window, precision, methods):
-    """For each method a function from uint8 windows to probabilities; they share one model.
-
-    model: settings of deeplab_v3. The functions take [batch, window, window, 3] and return float32
-    [batch, window, window, classes].
-    """
-    def probabilities_of(images):
-        return tf.nn.softmax(deeplab_v3(images, is_training=False, precision=precision, **model)[0])
-
-    images = tf.placeholder(tf.uint8, [None, window, window, 3], name="images")
-    return [predictor(session, images, augmented_probabilities(
-        images, probabilities_of, method.rotations, method.flips, method.scales))
-        for method in methods]
-
-
-def predictor(session, images, probabilities):
-    """A function from a batch of windows to their probabilities, both numpy."""
-    def predict(batch):
-        try:
-            return session.run(probabilities, {images: batch})
-        except tf.errors.ResourceExhaustedError:
-            raise MemoryError(f"{len(batch)} windows of {batch.shape[1]} pixels do not fit into "
-                              "the device's memory; lower --batch_size or --window") from None
-    return predict
-
-
-def map_scene(image, predict, window, batch_size, method):
-    """(class ids uint8 [height, width], seconds that it took) of an RGB image."""
-    height, width = image.shape[:2]
-
-    def read(top, left, rows, columns):
-        return image[top:top + rows, left:left + columns]
-
-    classes = np.empty((height, width), np.uint8)
+def map_scene(arguments, scene, image, label, window, method, predict, table, source):
+    """Writes the scene's map and pictures and, with a label, its scores, from the top down."""
+    paths = output_paths(arguments, scene)
+    print(describe(scene, image))
+    matrix = np.zeros((len(table), len(table)), np.int64)
     started = time.perf_counter()
-    with progress(height, "row", method.name) as bar:
-        for top, probabilities in predict_bands(read, height, width, predict, (window, window),
-                                                method.overlap, batch_size, method.blend):
-            classes[top:top + len(probabilities)] = probabilities.argmax(axis=-1)
-            bar.update(len(probabilities))
-    return classes, time.perf_counter() - started
+    with (progress(image.height, "row", scene.name) as bar,
+          writing_map(paths, image, table, source | input_tags(image)) as write,
+          contextlib.closing(predict_classes(image, predict, window, arguments.batch_size,
+                                             method)) as bands):
+        for top, classes, probabilities in bands:
+            write(top, classes, probabilities)
+            if label:
+                matrix += confusion_matrix(label.read(top, 0, *classes.shape), classes, len(table))
+            bar.update(len(classes))
+        seconds = time.perf_counter() - started
+        if label:
+            scores = score_table(matrix, table)
+            write_png(paths["confusion"], confusion_picture(matrix, table))
+            write_text(paths["scores"], scores.to_csv())
+    if label:
+        print(format_scores(scores))
+    print(f"{seconds:.1f} s, {megapixels(image) / seconds:.3f} megapixels/s, optimising the graph "
+          "included")
+    print("written: " + ", ".join(paths.values()))
 
 
-def score_method(method, predict, image, label, window, batch_size, table):
-    """A row of the comparison, as a dictionary."""
-    # The first call optimises the graph, which must not count against a method.
-    predict(np.zeros((batch_size, window, window, 3), np.uint8))
-    classes, seconds = map_scene(image, predict, window, batch_size, method)
-    matrix = confusion_matrix(label, classes, len(table))
-    return {"method": method.name, "mean-IoU": mean_iou(matrix), "accuracy": accuracy(matrix),
-            "seconds": seconds, "megapixels/s": megapixels(image) / seconds,
-            "overlap": method.overlap, "blend": method.blend, "rotations": method.rotations,
-            "flips": method.flips, "scales": " ".join(map(str, method.scales))}
-
-
-def write_comparison(folder, name, rows):
+def write_comparison(folder, name, comparison):
     """Prints the methods side by side and saves them as <folder>/<name>_compare.csv."""
-    comparison = pd.DataFrame(rows).set_index("method")
-    print(comparison.round({"mean-IoU": 4, "accuracy": 4, "seconds": 1, "megapixels/s": 3})
-          .to_string())
+    print(comparison.round({"mean-IoU": 4, "accuracy": 4, "boundary F1": 4, "seconds": 1,
+                            "megapixels/s": 3}).to_string())
     path = os.path.join(folder, f"{name}_compare.csv")
     write_text(path, comparison.to_csv())
     print(f"written: {path}")
 
 
-def write_map(folder, name, image, label, classes, table):
-    """Writes <folder>/<name>_class.png and its pictures and, with a label, scores and confusion."""
-    def path(suffix):
-        return os.path.join(folder, f"{name}_{suffix}")
-
-    written = [path("class.png"), path("colour.png"), path("overlay.png")]
-    write_png(path("class.png"), classes)
-    write_png(path("colour.png"), colour_map(classes, table))
-    write_png(path("overlay.png"), overlay(image, classes, table))
-    if label is not None:
-        matrix = confusion_matrix(label, classes, len(table))
-        scores = score_table(matrix, table)
-        write_png(path("confusion.png"), confusion_picture(matrix, table))
-        write_text(path("scores.csv"), scores.to_csv())
-        written += [path("confusion.png"), path("scores.csv")]
-        print(format_scores(scores))
-    print("written: " + ", ".join(written))
+@contextlib.contextmanager
+def open_scene(scene, arguments, settings, table):
+    """Gives (Image, Label or None), after checks that would be a pity to fail half-way."""
+    bands = tuple(arguments.bands or settings.get("bands") or RGB)
+    stretch = settings.get("stretch") if bands == tuple(settings.get("bands") or RGB) else None
+    with contextlib.ExitStack() as stack:
+        image = stack.enter_context(Image(scene.image_path, bands, stretch))
+        label = scene.label_path and stack.enter_context(Label(scene.label_path, table))
+        if label:
+            check_same_size(scene, (image.height, image.width), (label.height, label.width))
+            for top in range(0, label.height, CHECKED_ROWS):
+                label.read(top, 0, min(CHECKED_ROWS, label.height - top), label.width)
+        yield image, label
 
 
-def find_scene(arguments):
-    """The scene that --image names, or the held-out one from the data set's folders."""
+def input_tags(image):
+    """How the scene's samples became RGB, for the map's file."""
+    tags = {"bands": " ".join(map(str, image.rgb_bands))}
+    if image.stretch is not None:
+        tags["stretch"] = ", ".join(f"{low:g} {high:g}" for low, high in image.stretch)
+    return tags
+
+
+def describe(scene, image):
+    stretch = input_tags(image).get("stretch")
+    return (f"{scene.name}: {image.height} x {image.width} pixels"
+            + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
+
+
+def find_scenes_to_map(arguments):
+    """The scenes that --image names, or the held-out one from the data set's folders."""
     if arguments.image:
-        name = os.path.splitext(os.path.basename(arguments.image))[0]
-        return Scene(name, arguments.image, arguments.label)
+        return scenes_of(arguments.image, arguments.label)
     if arguments.label:
         raise ValueError(f"{arguments.label}: --label goes with --image; a scene of --origin has "
                          "its label beside it")
     folders = [arguments.origin or os.path.join(arguments.dataset, "origin")]
     if not arguments.origin:
         folders.append(os.path.join(arguments.dataset, "test"))
-    scenes = {}
-    for folder in reversed(folders):
-        with contextlib.suppress(FileNotFoundError):
-            scenes.update(find_scenes(folder))
-    # With no scene anywhere the first folder's own message says what to do.
-    scenes = scenes or find_scenes(folders[0])
-    return choose_scenes(scenes, [arguments.test_scene], " and ".join(folders))[0]
+    return [held_out_scene(folders, arguments.test_scene)]
 
 
-def read_image_and_label(scene, table):
-    """(RGB image, class ids or None)."""
-    if scene.label_path:
-        return read_scene(scene, table)
-    return read_image(scene.image_path), None
+def output_paths(arguments, scene):
+    return map_paths(arguments.out, scene.name, scene.image_path.lower().endswith(TIFF),
+                     arguments.probabilities, scores=scene.label_path is not None)
+
+
+def is_complete(arguments, scene):
+    """True, and says so, where an earlier call has written all that this one would."""
+    paths = output_paths(arguments, scene)
+    complete = all(map(os.path.exists, paths.values()))
+    if complete:
+        print(f"{scene.name}: {paths['class']} is there already; --overwrite maps it again")
+    return complete
 
 
 def choose_table(settings, path):
@@ -249,10 +251,11 @@ def choose_table(settings, path):
     return other
 
 
-def check_output_folder(folder, scene):
+def check_output_folder(folder, scenes):
     """Fails now rather than after the work; and never lets a map replace a scene's label."""
-    if os.path.realpath(folder) == os.path.realpath(os.path.dirname(scene.image_path)):
-        raise ValueError(f"{folder}: the scene is in that folder, and its label could be replaced "
+    inputs = {os.path.realpath(os.path.dirname(scene.image_path)) for scene in scenes}
+    if os.path.realpath(folder) in inputs:
+        raise ValueError(f"{folder}: a scene is in that folder, and its label could be replaced "
                          "by the map; choose another folder with --out")
     try:
         os.makedirs(folder, exist_ok=True)
@@ -264,21 +267,7 @@ def check_output_folder(folder, scene):
 
 
 def megapixels(image):
-    return image.shape[0] * image.shape[1] / 1e6
-
-
-def _share(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
-    return value
-
-
-def _scale(text):
-    value = float(text)
-    if not 0.1 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 10")
-    return value
+    return image.height * image.width / 1e6
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def test_one_window_gives_the_models_own_map(call, logs, tmp_path, draw_scene):
     assert len(np.unique(classes)) > 1
     np.testing.assert_array_equal(classes, answers[0].argmax(-1))
 
-    out = call("--image", paths[0], "--rotations", 4)
+    out = call("--image", paths[0], "--rotations", 4, "--overwrite")
     mean = np.mean([np.rot90(answer, -quarters) for quarters, answer in enumerate(answers)], 0)
     differs = read_label(str(out / "one_class.png"), TABLE) != mean.argmax(-1)
     # Only ties may fall the other way, by rounding.
@@ -136,14 +136,14 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
     turns = ("--rotations", 2, "--scales", .5, 1)
     comparison = pd.read_csv(call(*shared, *turns, "--compare") / "5_compare.csv",
                              index_col="method")
-    assert comparison.index.tolist() == ["single pass", "+ scales", "+ rotations", "+ blending",
+    assert comparison.index.tolist() == ["single pass", "+ blending", "+ scales", "+ rotations",
                                          "all"]
     # Another method is another map: none of the settings is lost on the way.
     assert comparison["accuracy"].nunique() == 5
     assert (comparison[["seconds", "megapixels/s"]] > 0).all(axis=None)
     splicing = ("--overlap", 0, "--blend", "none")
     for method, flags in (("single pass", (*splicing, "--rotations", 1)), ("all", turns)):
-        out = call(*shared, *flags)
+        out = call(*shared, *flags, "--overwrite")
         classes = read_label(str(out / "5_class.png"), TABLE)
         expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
         assert comparison.loc[method, "mean-IoU"] == pytest.approx(expected, abs=1e-3)
@@ -152,7 +152,7 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
 def test_held_out_scene_is_found(scene, tmp_path, capsys, monkeypatch):
     def found(*arguments):
         monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        return predict.find_scene(predict.parse_arguments())
+        return predict.find_scenes_to_map(predict.parse_arguments())[0]
 
     folder = os.path.dirname(scene[0])
     assert found("--origin", folder).image_path == scene[0]

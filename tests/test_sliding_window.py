@@ -161,8 +161,8 @@ def test_bands_come_as_soon_as_they_are_finished():
         return np.zeros((height, width, 3), np.uint8)
 
     for top, band in predict_bands(read, 2000, 96, _brightness, WINDOW, .5, batch_size=1):
-        # At most the next row of windows is begun when a band is handed out.
-        assert read_to <= top + len(band) + WINDOW[0]
+        # At most a few rows of windows are read ahead when a band is handed out.
+        assert read_to <= top + len(band) + 4 * WINDOW[0]
     assert read_to == 2000
 
 
@@ -176,8 +176,9 @@ def test_memory_does_not_grow_with_the_height():
         tracemalloc.stop()
         return used
 
-    one_band = WINDOW[0] * 96 * 3 * 4
-    assert peak(4000) < peak(400) + one_band
+    # How far the threads run ahead varies by a few batches; the scene holds as many as 250.
+    a_batch = 2 * WINDOW[0] * WINDOW[1] * 3 * 4
+    assert peak(8000) < peak(800) + 6 * a_batch
 
 
 @pytest.mark.parametrize("flip", [False, True])

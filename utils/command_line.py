@@ -50,6 +50,30 @@ def positive(text):
     return value
 
 
+def share(text):
+    """argparse type: a float in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
+    return value
+
+
+def scale(text):
+    """argparse type: a float that pictures may be enlarged or reduced by."""
+    value = float(text)
+    if not 0.1 <= value <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 10")
+    return value
+
+
+def part_of(text):
+    """argparse type: '3/16' -> (3, 16)."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form 3/16")
+    return int(part), int(parts)
+
+
 def progress(total, unit, description, initial=0):
     """A tqdm bar with rate and time left; without a terminal a plain line now and then."""
     if sys.stdout.isatty():
@@ -87,6 +111,12 @@ def leave_on_signals():
     signal.signal(signal.SIGTERM, leave)
 
 
+def error_line(error):
+    """What a mistake is told with: one line that names the script."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return f"{os.path.basename(sys.argv[0])}: error: {message}"
+
+
 def run_script(main):
     """Runs `main()`; bad input ends with one line on stderr and exit status 2.
 
@@ -99,8 +129,7 @@ def run_script(main):
         if os.environ.get("DEEPLAB_TRACEBACK"):
             raise
         sys.stdout.flush()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -9,7 +9,8 @@ import shutil
 def replacing(path):
     """Gives a temporary name beside `path` to write to; renamed to `path` if all went well.
 
-    The temporary name keeps the extension, since encoders choose by it. OSErrors name `path`.
+    The temporary name keeps the extension, since encoders choose by it. OSErrors of the system
+    name `path`; those without an errno come from one of our rooms and name their file already.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".partial-{os.getpid()}-{name}")
@@ -18,6 +19,8 @@ def replacing(path):
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(f"{path}: could not be written ({error.strerror or error}); "
                       "free some space or choose another folder") from error
     finally:

@@ -1,19 +1,18 @@
-"""Finding, checking, reading and writing scenes and labels. The only room that opens rasters."""
+"""Finding scenes on disk, and reading and writing whole ones. Windows of them: utils.rasters."""
 
+import contextlib
+import glob
 import os
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from utils.classes import check_labels, decode_colours
 from utils.files import write_bytes
+from utils.rasters import RGB, Image, Label
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
-
-# What is wrong with a file is said by the errors below, not by OpenCV's own lines on stderr.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)
@@ -59,34 +58,59 @@ def choose_scenes(scenes, names, folder):
     return [scenes[name] for name in names]
 
 
-def read_image(path):
-    """RGB uint8 [height, width, 3]. Raises OSError, ValueError naming the file."""
-    pixels = _read_raster(path)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] < 3:
-        bands = 1 if pixels.ndim == 2 else pixels.shape[2]
-        raise ValueError(f"{path}: {bands} band(s) of {pixels.dtype}; a scene needs three bands "
-                         "(red, green, blue) of 8 bits, so convert it first")
-    return cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB)
+def scenes_of(names, label=None):
+    """The scenes that `names` name, as paths or patterns ('folder/*.tif', which leave labels out).
+
+    label: path of the label where there is one scene. Raises ValueError, FileNotFoundError.
+    """
+    paths = []
+    for name in names:
+        found = [name] if os.path.exists(name) or not glob.has_magic(name) else [
+            path for path in sorted(glob.glob(name, recursive=True))
+            if not os.path.splitext(path)[0].endswith(LABEL_SUFFIX)]
+        if not found:
+            raise FileNotFoundError(f"{name}: no scene matches that pattern; check --image")
+        paths += found
+    paths = list(dict.fromkeys(paths))
+    if label and len(paths) > 1:
+        raise ValueError(f"{label}: --label goes with a single --image; there are {len(paths)}")
+    scenes = {}
+    for path in paths:
+        name = os.path.splitext(os.path.basename(path))[0]
+        if name in scenes:
+            raise ValueError(f"{path}: {scenes[name].image_path} is called {name} too, so their "
+                             "maps would have one name; give them in two calls with other --out")
+        scenes[name] = Scene(name, path, label)
+    return list(scenes.values())
+
+
+def held_out_scene(folders, name):
+    """Scene `name` from the first of `folders` that has it. Raises ValueError, OSError."""
+    scenes = {}
+    for folder in reversed(folders):
+        with contextlib.suppress(FileNotFoundError):
+            scenes.update(find_scenes(folder))
+    # With no scene anywhere the first folder's own message says what to do.
+    scenes = scenes or find_scenes(folders[0])
+    return choose_scenes(scenes, [name], " and ".join(folders))[0]
+
+
+def read_image(path, bands=None, stretch=None):
+    """RGB uint8 [height, width, 3]. Raises OSError, ValueError naming the file.
+
+    Without `bands` only samples of 8 bits are taken; with them as for utils.rasters.Image.
+    """
+    with Image(path, bands or RGB, stretch) as image:
+        if not bands and image.dtype != np.uint8:
+            raise ValueError(f"{path}: {image.bands} band(s) of {image.dtype}; a scene needs three "
+                             "bands (red, green, blue) of 8 bits, so convert it first")
+        return image.read(0, 0, image.height, image.width)
 
 
 def read_label(path, table):
     """Class ids uint8 [height, width] from ids or a colour mask. Raises OSError, ValueError."""
-    pixels = _read_raster(path)
-    if pixels.ndim == 3:
-        if pixels.dtype != np.uint8 or pixels.shape[2] < 3:
-            raise ValueError(f"{path}: {pixels.shape[2]} bands of {pixels.dtype}; a label has one "
-                             "band of class ids or three of 8-bit colours")
-        return decode_colours(cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2RGB), table, path)
-    if pixels.dtype != np.uint8:
-        # NaN fails the comparison too, so nothing that is not a byte slips through.
-        with np.errstate(invalid="ignore"):
-            whole = pixels.astype(np.uint8)
-        if not (pixels == whole).all():
-            raise ValueError(f"{path}: {pixels.dtype} values that are no class ids; "
-                             "a label holds whole numbers from 0 to 255")
-        pixels = whole
-    check_labels(pixels, table, path)
-    return pixels
+    with Label(path, table) as label:
+        return label.read(0, 0, label.height, label.width)
 
 
 def read_scene(scene, table):
@@ -95,11 +119,16 @@ def read_scene(scene, table):
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
     image, label = read_image(scene.image_path), read_label(scene.label_path, table)
-    if image.shape[:2] != label.shape:
-        raise ValueError(f"{scene.label_path}: {label.shape[0]} x {label.shape[1]} pixels (height "
-                         f"x width), but its image {scene.image_path} has {image.shape[0]} x "
-                         f"{image.shape[1]}; a label must have its image's size")
+    check_same_size(scene, image.shape, label.shape)
     return image, label
+
+
+def check_same_size(scene, image, label):
+    """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
+    if image[:2] != label[:2]:
+        raise ValueError(f"{scene.label_path}: {label[0]} x {label[1]} pixels (height x width), "
+                         f"but its image {scene.image_path} has {image[0]} x {image[1]}; a label "
+                         "must have its image's size")
 
 
 def encode_png(pixels, photo=False):
@@ -126,34 +155,6 @@ def encode_png(pixels, photo=False):
 def write_png(path, pixels):
     """Writes ids uint8 [height, width] or RGB uint8 [height, width, 3], whole or not at all."""
     write_bytes(path, encode_png(pixels))
-
-
-def _read_raster(path):
-    """The file's samples as OpenCV stores them (BGR), after a check that it is complete."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise OSError(f"{path}: could not be read ({error.strerror}); check the name and the "
-                      "permissions") from None
-    broken = ValueError(f"{path}: truncated or not an image; fetch or export it again")
-    if not _is_complete(data):
-        raise broken
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"{path}: OpenCV cannot read it: {error.err or error}") from None
-    if pixels is None:
-        raise broken
-    return pixels
-
-
-def _is_complete(data):
-    """False for no data and for a PNG without its end: OpenCV would fill up the rest. (A JPEG or
-    TIFF that is cut off it refuses by itself.)"""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND\xae\x42\x60\x82" in data[-64:]
-    return len(data) > 0
 
 
 def _natural(name):

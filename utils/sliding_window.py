@@ -5,10 +5,13 @@ the weighted sum of the windows' probabilities needs no division, and constant p
 out as they went in, at the last pixel of the border too.
 """
 
+import contextlib
 import itertools
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from utils.background import in_background
 
 BLENDS = ("cosine", "uniform", "none")
 
@@ -103,10 +106,13 @@ def predict_bands(read, height, width, predict, window, overlap=0.5, batch_size=
 
     read: as for `window_batches`. predict: function from uint8 [batch_size, *window, bands] to
     probabilities float32 [batch_size, *window, classes]. window: (height, width) in pixels.
+    Both are called from threads of their own, a few batches ahead of the bands.
     """
-    batches = window_batches(read, height, width, window, overlap, batch_size)
-    predicted = ((corners, predict(images)) for corners, images in batches)
-    return blend_windows(predicted, height, width, window, overlap, blend)
+    with contextlib.closing(in_background(window_batches(
+            read, height, width, window, overlap, batch_size))) as batches:
+        with contextlib.closing(in_background(
+                (corners, predict(images)) for corners, images in batches)) as predicted:
+            yield from blend_windows(predicted, height, width, window, overlap, blend)
 
 
 def turn(images, quarter_turns, flip):
