@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 
 import numpy as np
 import rasterio
@@ -11,6 +12,7 @@ from rasterio.windows import Window
 from utils.classes import IGNORE, IGNORE_COLOUR, colour_map
 from utils.files import replacing
 from utils.pictures import overlay
+from utils.quiet import without_stderr
 from utils.rasters import GDAL_ERRORS
 from utils.scenes import write_png
 
@@ -19,6 +21,8 @@ BLOCK = 256
 PROBABILITY_STEPS = 254
 # Pictures of larger scenes show every n-th pixel.
 PICTURE_PIXELS = 1 << 26
+# Bytes below which a disk that GDAL could not write to counts as full.
+FULL_DISK = 1 << 20
 
 
 def map_paths(folder, name, is_tiff, probabilities=False, scores=False):
@@ -100,14 +104,13 @@ def _writing_geotiff(path, height, width, bands, georeference, tags, table=None,
     Tiled and deflated, nodata 255; whole or not at all. table: ClassTable for the colours of a
     class map. names: of the bands, which then hold probabilities. Raises OSError naming `path`.
     """
-    try:
-        # The environment keeps GDAL's own messages off stderr.
-        with replacing(path) as temporary, rasterio.Env():
-            with rasterio.open(
-                    temporary, "w", driver="GTiff", height=height, width=width, count=bands,
-                    dtype="uint8", nodata=IGNORE, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
-                    compress="deflate", interleave="band", bigtiff="if_safer",
-                    **georeference) as dataset:
+    with replacing(path) as temporary:
+        try:
+            dataset = rasterio.open(
+                temporary, "w", driver="GTiff", height=height, width=width, count=bands,
+                dtype="uint8", nodata=IGNORE, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+                compress="deflate", interleave="band", bigtiff="if_safer", **georeference)
+            try:
                 if table is not None:
                     colours = dict(enumerate(map(tuple, table.colours.tolist())))
                     dataset.write_colormap(1, colours | {IGNORE: IGNORE_COLOUR})
@@ -119,12 +122,18 @@ def _writing_geotiff(path, height, width, bands, georeference, tags, table=None,
                 rows = _BlockRows(dataset)
                 yield rows.write
                 rows.write_rest()
+            finally:
+                with without_stderr():
+                    dataset.close()
             # A disk that was full at the last moment shows only here.
             with rasterio.open(temporary) as dataset:
                 dataset.read(window=Window(width - 1, height - 1, 1, 1))
-    except GDAL_ERRORS as error:
-        raise OSError(f"{path}: could not be written ({error}); free some space or choose another "
-                      "folder") from None
+        except GDAL_ERRORS as error:
+            # GDAL does not say why, and its file is still there to fill the disk.
+            is_full = shutil.disk_usage(os.path.dirname(temporary) or ".").free < FULL_DISK
+            raise OSError(f"{path}: could not be written "
+                          f"({'No space left on device' if is_full else error}); free some space "
+                          "or choose another folder") from None
 
 
 class _BlockRows:
@@ -147,5 +156,7 @@ class _BlockRows:
 
     def _put(self, rows):
         window = Window(0, self._top, rows.shape[1], len(rows))
-        self._dataset.write(np.moveaxis(rows, -1, 0), window=window)
+        # TIFF's library complains of a full disk by itself, before GDAL raises its error.
+        with without_stderr():
+            self._dataset.write(np.moveaxis(rows, -1, 0), window=window)
         self._top += len(rows)
