@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 import predict
@@ -140,6 +141,7 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
                                          "all"]
     # Another method is another map: none of the settings is lost on the way.
     assert comparison["accuracy"].nunique() == 5
+    assert comparison["boundary F1"].nunique() == 5
     assert (comparison[["seconds", "megapixels/s"]] > 0).all(axis=None)
     splicing = ("--overlap", 0, "--blend", "none")
     for method, flags in (("single pass", (*splicing, "--rotations", 1)), ("all", turns)):
@@ -147,6 +149,25 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
         classes = read_label(str(out / "5_class.png"), TABLE)
         expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
         assert comparison.loc[method, "mean-IoU"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_scene, capsys):
+    folder = tmp_path / "model"
+    call("--export", folder)
+    assert f"written: {folder} (run tiny, step 40)" in capsys.readouterr().out
+    assert runs.read_settings(str(folder))["classes"] == TABLE.to_settings()
+    # Eagerly, as TensorFlow 2 does it; two sizes with one model.
+    signature = tf2.saved_model.load(str(folder)).signatures["serving_default"]
+    for size in ((2, 64, 64), (1, 50, 83)):
+        images = np.stack([draw_scene(*size[1:], len(NAMES), seed=i)[0] for i in range(size[0])])
+        probabilities = signature(tf2.constant(images))["probabilities"].numpy()
+        assert probabilities.dtype == np.float32 and probabilities.shape == (*size, len(NAMES))
+        np.testing.assert_allclose(probabilities, _probabilities(logs, images), atol=1e-5)
+    with pytest.raises(ValueError, match="model: there is something already"):
+        call("--export", folder)
+    with pytest.raises(OSError, match="below: could not be written"):
+        call("--export", folder / "settings.json" / "below")
+    assert sorted(os.listdir(tmp_path)) == ["model"]
 
 
 def test_held_out_scene_is_found(scene, tmp_path, capsys, monkeypatch):
