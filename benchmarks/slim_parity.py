@@ -105,7 +105,8 @@ def main():
     tf.logging.set_verbosity(tf.logging.ERROR)
     print(f"TensorFlow {tf.__version__}, tf_slim {version('tf_slim')}, seed {args.seed}; "
           "relative error = largest difference / largest value")
-    print("mode       images        stride  features           error of features, moving statistics")
+    print("mode       images        stride  features           "
+          "error of features, moving statistics")
     random = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = os.path.join(folder, "resnet_v2_50.ckpt")
