@@ -6,14 +6,9 @@
 Reads <dataset>/origin; writes <dataset>/train, <dataset>/validation and their lists.
 """
 
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 
 import cv2
 import numpy as np
@@ -21,11 +16,13 @@ import pandas as pd
 
 from utils.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.classes import IGNORE, read_classes
-from utils.command_line import argument_parser, positive, probability, progress, run_script
+from utils.command_line import (argument_parser, leave_on_signals, positive, probability, progress,
+                                run_script)
 from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import remove_unfinished, replace_set
 from utils.scenes import choose_scenes, encode_png, find_scenes, read_scene
+from utils.workers import map_in_processes
 
 TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
 TRAIN_LIST = "path_list.csv"
@@ -71,9 +68,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # One thread a process: the processes already fill the cores, and forking a process whose
-    # OpenCV threads run is not safe.
+    leave_on_signals()
+    # Forking a process in which OpenCV's threads run is not safe.
     cv2.setNumThreads(1)
     table = read_classes(args.classes)
     names, images, labels = read_training_scenes(args, table)
@@ -187,44 +183,21 @@ def write_validation_tiles(folder, args, images, labels, cells):
 
 def write_training_tiles(folder, args, images, labels, plan):
     """Writes all training tiles from worker processes: (rows of their list, pixels [256])."""
-    # Forked workers see the scenes in this process's memory; spawned ones get one copy each.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     starts = range(0, args.tiles, TILES_AT_ONCE)
-    rows, pixels = [], np.zeros(256, np.int64)
-    executor = ProcessPoolExecutor(min(args.processes, len(starts)), context, _start_worker,
-                                   (folder, args, images, labels, plan))
-    try:
-        with progress(args.tiles, " tiles", "tiles") as bar:
-            for part, counts in executor.map(_write_some_tiles, starts):
-                rows += part
-                pixels += counts
-                bar.update(len(part))
-    except BrokenProcessPool:
-        raise MemoryError("a worker process was killed, perhaps for want of memory; "
-                          "try fewer --processes") from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-    return rows, pixels
+    parts, pixels = {}, np.zeros(256, np.int64)
+    shared = (folder, args, images, labels, plan)
+    with progress(args.tiles, " tiles", "tiles") as bar, closing(
+            map_in_processes(write_some_tiles, starts, args.processes, shared)) as results:
+        for start, (rows, counts) in results:
+            parts[start] = rows
+            pixels += counts
+            bar.update(len(rows))
+    return [row for start in starts for row in parts[start]], pixels
 
 
-def _start_worker(*settings):
-    global _settings
-    _settings = settings
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent():
-    """Ends a worker whose parent was killed outright; it would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _write_some_tiles(start):
+def write_some_tiles(start, folder, args, images, labels, plan):
     """Cuts, augments and writes TILES_AT_ONCE tiles: (their rows, pixels by label value [256])."""
-    folder, args, images, labels, (scenes, allowed, rare) = _settings
+    scenes, allowed, rare = plan
     probabilities = {name: getattr(args, name) for name in AUGMENTATIONS}
     rows, pixels = [], np.zeros(256, np.int64)
     for number in range(start, min(start + TILES_AT_ONCE, args.tiles)):

@@ -97,18 +97,8 @@ class _LinePerUpdate:
 
 
 def leave_on_signals():
-    """Ctrl-C and SIGTERM unwind this process, `finally` clauses included, with status 130 or 143.
-
-    In processes forked from it both do nothing, so that workers leave ending to their parent.
-    """
-    parent = os.getpid()
-
-    def leave(number, _):
-        if os.getpid() == parent:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
+    """SIGTERM unwinds this process as Ctrl-C does, `finally` clauses included, with status 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def error_line(error):

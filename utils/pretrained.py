@@ -68,8 +68,9 @@ def assign_backbone(session, weights, backbone, source):
     if wrong:
         raise ValueError(f"{source}: not the weights of {backbone}: {len(wrong)} of "
                          f"{len(variables)} variables could not be restored: {', '.join(wrong)}")
-    for variable in variables:
-        variable.load(weights[variable.op.name], session)
+    # The initialisers, fed with other values: one run, where Variable.load takes one a variable.
+    session.run([v.initializer for v in variables],
+                {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
     return sorted(set(weights) - {v.op.name for v in variables})
 
 

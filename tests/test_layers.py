@@ -1,0 +1,162 @@
+"""Layers against plain numpy, slim's formulas, and the full atrous convolution."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from utils.layers import batch_norm, conv2d, conv2d_bn_relu, subsample
+
+
+@pytest.fixture
+def session():
+    """A session on a graph of its own."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        yield session
+
+
+def numpy_convolution(inputs, weights, stride, rate):
+    """Zero-padded convolution with output i centred on input stride * i, tap by tap."""
+    kernel, reach = weights.shape[0], weights.shape[0] // 2 * rate
+    height, width = inputs.shape[1:3]
+    padded = np.pad(inputs, [(0, 0), (reach, reach), (reach, reach), (0, 0)])
+    return sum(padded[:, row * rate:row * rate + height:stride,
+                      column * rate:column * rate + width:stride] @ weights[row, column]
+               for row in range(kernel) for column in range(kernel))
+
+
+@pytest.mark.parametrize("kernel_size, stride, rate", [
+    (7, 2, 1), (3, 2, 1), (3, 2, 2), (1, 2, 1), (3, 1, 1), (3, 1, 2), (3, 1, 4)])
+@pytest.mark.parametrize("size", [(12, 9), (13, 16)])
+def test_conv2d_is_centred_whatever_the_stride_and_the_parity(session, kernel_size, stride, rate,
+                                                              size):
+    inputs = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    outputs = conv2d(tf.constant(inputs), 4, kernel_size, "conv", stride, rate, use_bias=True)
+    weights, biases = tf.trainable_variables()
+    session.run(tf.global_variables_initializer())
+    biases.load([1, 2, 3, 4], session)
+    expected = numpy_convolution(inputs, session.run(weights), stride, rate) + [1, 2, 3, 4]
+    result = session.run(outputs)
+    assert result.shape == (2, -(-size[0] // stride), -(-size[1] // stride), 4)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [2, 4, 5, 6, 9])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (5, 3), (5, 6)])
+def test_few_features_at_a_great_rate_get_the_full_atrous_convolution(session, size, rate):
+    """Of so small an input conv2d multiplies the centre tap alone; values and gradients stay."""
+    random = np.random.default_rng(1)
+    values = random.normal(size=(2, *size, 3)).astype(np.float32)
+    known = tf.constant(values)
+    unknown = tf.placeholder_with_default(values, [None, None, None, 3])
+    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+        short = conv2d(known, 4, 3, "conv", rate=rate)
+        full = conv2d(unknown, 4, 3, "conv", rate=rate)
+    weights, = tf.trainable_variables()
+    upstream = tf.constant(random.normal(size=(2, *size, 4)), tf.float32)
+    pairs = [(short, full)]
+    for of_short, of_full in ((known, unknown), (weights, weights)):
+        pairs.append((tf.gradients(short, of_short, upstream)[0],
+                      tf.gradients(full, of_full, upstream)[0]))
+    session.run(tf.global_variables_initializer())
+    for ours, expected in session.run(pairs):
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(session.run(short),
+                               numpy_convolution(values, session.run(weights), 1, rate), atol=1e-5)
+
+
+def test_first_weights_are_he_normal(session):
+    conv2d(tf.zeros([1, 8, 8, 64]), 256, 3, "conv", use_bias=True)
+    weights, biases = tf.trainable_variables()
+    session.run(tf.global_variables_initializer())
+    values = session.run(weights)
+    assert values.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert abs(values.mean()) < 1e-3
+    assert not session.run(biases).any()
+
+
+def test_batch_norm_in_training_normalises_and_moves_the_statistics(session):
+    decay, inputs = 0.9, np.random.default_rng(2).normal(3, 5, (2, 3, 2, 4)).astype(np.float32)
+    outputs = batch_norm(tf.constant(inputs), True, decay)
+    variables = {v.op.name.split("/")[-1]: v for v in tf.global_variables()}
+    session.run(tf.global_variables_initializer())
+    start = {"gamma": [1, 2, 3, 4], "beta": [0, 1, 2, 3],
+             "moving_mean": [5, 6, 7, 8], "moving_variance": [1, 2, 3, 4]}
+    for name, value in start.items():
+        variables[name].load(value, session)
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    assert len(updates) == 2
+    result = session.run([outputs, updates])[0]
+
+    axes = (0, 1, 2)
+    mean, variance = inputs.mean(axes), inputs.var(axes)
+    np.testing.assert_allclose(
+        result, (inputs - mean) / np.sqrt(variance + 1e-5) * [1, 2, 3, 4] + [0, 1, 2, 3],
+        atol=1e-4)
+    moved = session.run(variables)
+    np.testing.assert_allclose(
+        moved["moving_mean"], decay * np.array([5, 6, 7, 8]) + (1 - decay) * mean, rtol=1e-5)
+    np.testing.assert_allclose(  # the unbiased variance, n / (n - 1), as slim's fused batch norm
+        moved["moving_variance"],
+        decay * np.array([1, 2, 3, 4]) + (1 - decay) * inputs.var(axes, ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_of_a_trained_network_uses_the_moving_statistics(session):
+    inputs = np.random.default_rng(3).normal(size=(2, 3, 3, 2)).astype(np.float32)
+    outputs = batch_norm(tf.constant(inputs), False, 0.9)
+    variables = {v.op.name.split("/")[-1]: v for v in tf.global_variables()}
+    session.run(tf.global_variables_initializer())
+    # A variance of 1e-5 makes epsilon count.
+    for name, value in (("gamma", [2, 3]), ("beta", [1, -1]), ("moving_mean", [.5, -.5]),
+                        ("moving_variance", [4, 1e-5])):
+        variables[name].load(value, session)
+    np.testing.assert_allclose(
+        session.run(outputs),
+        (inputs - [.5, -.5]) / np.sqrt([4 + 1e-5, 2e-5]) * [2, 3] + [1, -1], rtol=1e-4)
+    assert not tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+
+
+def test_variables_statistics_and_gradients_stay_float32_in_bfloat16(session):
+    values = np.random.default_rng(4).normal(1, 2, (2, 6, 6, 3)).astype(np.float32)
+    outputs = conv2d_bn_relu(tf.cast(values, tf.bfloat16), 4, 3, "conv1", True, 0.9)
+    assert outputs.dtype == tf.bfloat16
+    assert {v.dtype.base_dtype for v in tf.global_variables()} == {tf.float32}
+    gradients = tf.gradients(tf.cast(outputs, tf.float32)[0, 0, 0, 0], tf.trainable_variables())
+    assert {g.dtype for g in gradients} == {tf.float32}
+    session.run(tf.global_variables_initializer())
+    weights = session.run(tf.trainable_variables()[0])
+    session.run(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+    moved = {v.op.name.split("/")[-1]: session.run(v) for v in tf.global_variables()}
+    # A mean rounded to bfloat16's 8 bits would be off by up to 0.4%.
+    convolved = tf.nn.conv2d(tf.cast(values, tf.bfloat16), tf.cast(weights, tf.bfloat16), 1,
+                             "SAME")
+    convolved = session.run(tf.cast(convolved, tf.float32))
+    np.testing.assert_allclose(moved["moving_mean"], 0.1 * convolved.mean((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(moved["moving_variance"],
+                               0.9 + 0.1 * convolved.var((0, 1, 2), ddof=1), rtol=1e-3)
+
+
+def test_conv2d_bn_relu_is_named_as_slim_names_it_and_is_not_negative(session):
+    inputs = tf.constant(np.random.default_rng(5).normal(size=(1, 4, 4, 2)), tf.float32)
+    with tf.variable_scope("unit"):
+        outputs = conv2d_bn_relu(inputs, 3, 3, "conv2", False, 0.9)
+    assert {v.op.name: v.shape.as_list() for v in tf.global_variables()} == {
+        "unit/conv2/weights": [3, 3, 2, 3], "unit/conv2/BatchNorm/beta": [3],
+        "unit/conv2/BatchNorm/gamma": [3], "unit/conv2/BatchNorm/moving_mean": [3],
+        "unit/conv2/BatchNorm/moving_variance": [3]}
+    assert [v.op.name for v in tf.trainable_variables()] == [
+        "unit/conv2/weights", "unit/conv2/BatchNorm/beta", "unit/conv2/BatchNorm/gamma"]
+    session.run(tf.global_variables_initializer())
+    weights = session.run(tf.trainable_variables()[0])
+    expected = numpy_convolution(session.run(inputs), weights, 1, 1) / np.sqrt(1 + 1e-5)
+    assert (expected < 0).any()
+    np.testing.assert_allclose(session.run(outputs), np.maximum(expected, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 5), (5, 4), (1, 1)])
+def test_subsample_is_a_max_pool_of_one_pixel(session, size):
+    values = np.random.default_rng(6).normal(size=(2, *size, 3)).astype(np.float32)
+    inputs = tf.constant(values)
+    assert subsample(inputs, 1) is inputs
+    result, expected = session.run([subsample(inputs, 2),
+                                    tf.nn.max_pool2d(inputs, 1, 2, "SAME")])
+    np.testing.assert_array_equal(result, expected)
