@@ -21,13 +21,15 @@ from utils.command_line import (argument_parser, leave_on_signals, positive, pro
 from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import remove_unfinished, replace_set
-from utils.scenes import choose_scenes, encode_png, find_scenes, read_scene
+from utils.rasters import common_stretch
+from utils.scenes import (BANDS, choose_scenes, encode_png, find_scenes, read_scene,
+                          write_bands)
 from utils.workers import map_in_processes
 
 TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
 TRAIN_LIST = "path_list.csv"
 # The list that train.py starts from comes last, and so is the last to be put in place.
-LISTS = ("class_frequencies.csv", "validation_list.csv", TRAIN_LIST)
+LISTS = ("class_frequencies.csv", BANDS, "validation_list.csv", TRAIN_LIST)
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
 TILES_AT_ONCE = 32
@@ -39,6 +41,10 @@ def parse_arguments():
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--scenes", nargs="+", metavar="NAME",
                         help="scenes to train on; None means all labelled ones but --test_scene")
+    parser.add_argument("--bands", type=positive, nargs=3, metavar="BAND",
+                        help="bands of the scenes that are red, green and blue, of any depth: other "
+                        "than 8 bits are stretched from the 2nd to the 98th percentile of all "
+                        "scenes together; None means three bands of 8 bits")
     parser.add_argument("--tiles", type=positive, default=100000, help="number of training tiles")
     parser.add_argument("--tile_size", type=positive, default=256, help="side of a tile, pixels")
     parser.add_argument("--crops_per_scene", choices=("area", "equal"), default="area",
@@ -72,7 +78,7 @@ def main():
     # Forking a process in which OpenCV's threads run is not safe.
     cv2.setNumThreads(1)
     table = read_classes(args.classes)
-    names, images, labels = read_training_scenes(args, table)
+    names, images, labels, stretch = read_training_scenes(args, table)
     cells = [choose_validation_cells(label, args.tile_size, args.validation_fraction,
                                      random_for(FOR_VALIDATION, args.seed, scene))
              for scene, label in enumerate(labels)]
@@ -92,6 +98,7 @@ def main():
             frame.to_csv(os.path.join(folder, name), index=False, lineterminator="\n")
         frequencies.to_csv(os.path.join(folder, "class_frequencies.csv"), index=False,
                            lineterminator="\n", float_format="%.6f")
+        write_bands(folder, args.bands, stretch)
         replace_set(args.dataset, folder, TILE_FOLDERS, LISTS)
     except OSError as error:
         raise OSError(f"{args.dataset}: the tiles could not be written ({error.strerror or error});"
@@ -119,7 +126,8 @@ def random_for(purpose, seed, index=0):
 
 
 def read_training_scenes(args, table):
-    """(names, images, labels) of the scenes to train on, each checked. ValueError, OSError."""
+    """(names, images, labels, stretch) of the scenes to train on, each checked. ValueError,
+    OSError."""
     folder = args.origin or os.path.join(args.dataset, "origin")
     scenes = find_scenes(folder)
     if args.scenes:
@@ -136,13 +144,14 @@ def read_training_scenes(args, table):
             raise FileNotFoundError(
                 f"{folder}: no scene but the held-out {args.test_scene} has a label "
                 "(N_class.png beside N.png)")
-    images, labels = zip(*(read_scene(scene, table) for scene in chosen))
+    stretch = args.bands and common_stretch([scene.image_path for scene in chosen], args.bands)
+    images, labels = zip(*(read_scene(scene, table, args.bands, stretch) for scene in chosen))
     for scene, label in zip(chosen, labels):
         if min(label.shape) < args.tile_size:
             raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
                              f"(height x width), smaller than a tile of {args.tile_size}; leave "
                              "it out with --scenes or choose a smaller --tile_size")
-    return [scene.name for scene in chosen], images, labels
+    return [scene.name for scene in chosen], images, labels, stretch
 
 
 def plan_crops(args, labels, cells):

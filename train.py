@@ -18,7 +18,7 @@ from utils import evaluation, optimisation, pretrained, runs, tiles
 from utils.classes import read_classes
 from utils.command_line import argument_parser, positive, progress, run_script
 from utils.metrics import confusion_matrix
-from utils.scenes import find_scenes, read_scene
+from utils.scenes import find_scenes, read_bands, read_scene
 
 
 def parse_arguments():
@@ -100,7 +100,7 @@ def read_held_out(args, table):
     """(image, label) of the scene that is only watched, or None where it is not there."""
     origin = args.origin or os.path.join(args.dataset, "origin")
     try:
-        return read_scene(find_scenes(origin)[args.test_scene], table)
+        return read_scene(find_scenes(origin)[args.test_scene], table, **read_bands(args.dataset))
     except (FileNotFoundError, KeyError):
         print(f"{origin}: no labelled scene {args.test_scene}; training without watching it")
         return None
@@ -115,7 +115,7 @@ def run_settings(args, table, tile_size, origin):
         "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
         "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset")}
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
-            "training": recipe}
+            "training": recipe} | read_bands(args.dataset)
 
 
 def check_same_settings(run, settings):

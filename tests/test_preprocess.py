@@ -8,16 +8,19 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from conftest import REPOSITORY, write_small_dataset
 
 import preprocess
 from utils.augment import TURNS
+from utils.augment import AUGMENTATIONS
 from utils.classes import read_classes
 from utils.command_line import run_script
 from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import replace_set
-from utils.scenes import find_scenes, read_image, read_label, read_scene, write_png
+from utils.scenes import (find_scenes, read_bands, read_image, read_label, read_scene,
+                          write_png)
 
 TABLE = str(REPOSITORY / "dataset" / "classes.csv")
 SIZE = 64
@@ -429,3 +432,39 @@ def test_real_scenes(shared_data, tmp_path):
     tiles, validation = read_list(tmp_path), read_list(tmp_path, "validation_list.csv")
     assert len(tiles) == 64 and set(tiles["scene"]) == {"1", "3"}
     assert set(validation["scene"].value_counts()) <= set(range(5, 11))
+
+
+def test_16_bit_scenes_of_many_bands_are_stretched_together(tmp_path, draw_scene):
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    scenes = {}
+    for name, gain in (("1", 10), ("2", 30), ("5", 20)):
+        image, label = draw_scene(300, 320, seed=int(name))
+        samples = np.zeros((4, 300, 320), np.uint16)
+        samples[1:] = np.moveaxis(image, -1, 0).astype(np.uint16)[::-1] * gain + 200
+        with rasterio.open(origin / f"{name}.tif", "w", driver="GTiff", count=4, height=300,
+                           width=320, dtype="uint16") as dataset:
+            dataset.write(samples)
+        write_png(str(origin / f"{name}_class.png"), label)
+        scenes[name] = samples
+    plain = [flag for name in AUGMENTATIONS for flag in (f"--{name}", 0)]
+    result = run(tmp_path, "--tiles", 6, "--tile_size", 64)
+    assert result.returncode == 2 and "needs three bands" in result.stderr
+    result = run(tmp_path, "--tiles", 6, "--tile_size", 64, "--bands", 4, 3, 2, *plain)
+    assert result.returncode == 0, result.stderr
+    noted = read_bands(str(tmp_path))
+    assert noted["bands"] == [4, 3, 2]
+    # One stretch for both scenes, though one is three times as bright.
+    both = np.concatenate([scenes[name][[3, 2, 1]].reshape(3, -1) for name in "12"], axis=1)
+    low, high = np.percentile(both, (2, 98), axis=1)
+    np.testing.assert_allclose(noted["stretch"], np.stack([low, high], 1), rtol=.02)
+    low, high = np.array(noted["stretch"]).T[:, None, None]
+    for tile in read_list(tmp_path).itertuples():
+        window = np.s_[tile.row:tile.row + 64, tile.column:tile.column + 64]
+        crop = np.moveaxis(scenes[tile.scene][[3, 2, 1]], 0, -1)[window]
+        expected = np.clip((crop - low) / (high - low) * 255, 0, 255)
+        np.testing.assert_allclose(read_image(str(tmp_path / tile.image)), expected, atol=.51)
+
+
+def test_scenes_of_8_bits_need_no_bands(tile_set):
+    assert read_bands(str(tile_set)) == {}

@@ -158,7 +158,9 @@ class Image(Raster):
             raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real numbers")
         self.stretch = None
         if self.dtype != np.uint8:
-            self.stretch = np.array(self._own_stretch() if stretch is None else stretch, np.float32)
+            if stretch is None:
+                stretch = percentile_stretch(self.sampled_data())
+            self.stretch = np.array(stretch, np.float32)
 
     def read(self, top, left, height, width):
         """RGB uint8 [height, width, 3] of a window within the scene."""
@@ -176,13 +178,33 @@ class Image(Raster):
             data &= np.isfinite(samples).all(axis=-1)
         return data
 
-    def _own_stretch(self):
+    def sampled_data(self):
+        """float64 [pixels, 3]: samples of the three bands from all over the scene, without
+        nodata."""
         samples, data = self.sample(self.rgb_bands)
-        samples = samples[data & np.isfinite(samples).all(axis=-1)]
-        if not len(samples):
-            return [(0, 1)] * 3
-        low, high = np.percentile(samples.astype(np.float64), STRETCH_PERCENTILES, axis=0)
-        return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
+        return samples[data & np.isfinite(samples).all(axis=-1)].astype(np.float64)
+
+
+def percentile_stretch(samples):
+    """Pairs (low, high) of each column of samples [pixels, bands], as plain floats."""
+    if not len(samples):
+        return [(0.0, 1.0)] * samples.shape[1]
+    low, high = np.percentile(samples, STRETCH_PERCENTILES, axis=0).tolist()
+    return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
+
+
+def common_stretch(paths, bands):
+    """One stretch for all scenes at `paths`, each with the same say; None if all are of 8 bits."""
+    samples = []
+    for path in paths:
+        with Image(path, bands) as image:
+            if image.stretch is not None:
+                samples.append(image.sampled_data())
+    if not samples:
+        return None
+    shortest = max(1, min(map(len, samples)))
+    return percentile_stretch(np.concatenate(
+        [part[::max(1, len(part) // shortest)] for part in samples]))
 
 
 class Label(Raster):

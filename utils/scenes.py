@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import json
 import os
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from utils.rasters import RGB, Image, Label
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
+# Beside the tiles: the bands they show, and their stretch.
+BANDS = "bands.json"
 
 
 @dataclass(frozen=True)
@@ -113,14 +116,37 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table):
-    """(image uint8 [height, width, 3] RGB, label uint8 [height, width]) of a labelled scene."""
+def read_scene(scene, table, bands=None, stretch=None):
+    """(image uint8 [height, width, 3] RGB, label uint8 [height, width]) of a labelled scene.
+
+    bands, stretch: as for `read_image`.
+    """
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
-    image, label = read_image(scene.image_path), read_label(scene.label_path, table)
+    image = read_image(scene.image_path, bands, stretch)
+    label = read_label(scene.label_path, table)
     check_same_size(scene, image.shape, label.shape)
     return image, label
+
+
+def write_bands(folder, bands, stretch):
+    """Notes in `folder` which bands its tiles show and how they were stretched; None is None."""
+    write_bytes(os.path.join(folder, BANDS), json.dumps(
+        {"bands": bands, "stretch": stretch}).encode() + b"\n")
+
+
+def read_bands(folder):
+    """What `write_bands` noted in `folder`, as a dict; empty for plain scenes of 8 bits."""
+    path = os.path.join(folder, BANDS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            noted = json.load(file)
+        return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
 
 
 def check_same_size(scene, image, label):
