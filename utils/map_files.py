@@ -57,7 +57,7 @@ def writing_map(paths, image, table, tags):
             write_probabilities = stack.enter_context(_writing_geotiff(
                 paths["probabilities"], *size, len(table), image.georeference(), tags,
                 names=table.names))
-        pictures = _Pictures(image)
+        pictures = _Pictures(image, table)
 
         def write(top, classes, probabilities):
             write_classes(classes)
@@ -69,24 +69,26 @@ def writing_map(paths, image, table, tags):
 
         yield write
         write_png(paths["colour"], colour_map(pictures.classes, table))
-        write_png(paths["overlay"], overlay(pictures.image, pictures.classes, table))
+        write_png(paths["overlay"], pictures.overlay)
 
 
 class _Pictures:
-    """Scene and classes at the size of a picture."""
+    """Classes, and scene with classes over it, at the size of a picture."""
 
-    def __init__(self, image):
-        self._scene = image
+    def __init__(self, image, table):
+        self._scene, self._table = image, table
         self._step = math.ceil(math.sqrt(image.height * image.width / PICTURE_PIXELS))
         shape = -(-image.height // self._step), -(-image.width // self._step)
-        self.image, self.classes = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
+        self.classes, self.overlay = np.empty(shape, np.uint8), np.empty((*shape, 3), np.uint8)
 
     def add(self, top, classes):
         first, step = -top % self._step, self._step
         shown = classes[first::step, ::step]
-        place = slice((top + first) // step, (top + first) // step + len(shown))
-        self.classes[place] = shown
-        self.image[place] = self._scene.read(top, 0, *classes.shape)[first::step, ::step]
+        if len(shown):
+            place = slice((top + first) // step, (top + first) // step + len(shown))
+            scene = self._scene.read(top, 0, *classes.shape)[first::step, ::step]
+            self.classes[place] = shown
+            self.overlay[place] = overlay(scene, shown, self._table)
 
 
 @contextlib.contextmanager
