@@ -1,9 +1,13 @@
 """The pictures, by the pixels that carry their meaning."""
 
+import subprocess
+import sys
+
 import numpy as np
 
-from utils.classes import ClassTable
+from utils.classes import ClassTable, colour_map, read_classes
 from utils.pictures import CELL, confusion_picture, overlay, side_by_side
+from utils.scenes import read_image, write_png
 
 TABLE = ClassTable(("ground", "a very long name for a class", "wässer"),
                    np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8))
@@ -34,3 +38,26 @@ def test_confusion_picture_shades_each_row_by_its_shares():
     assert red[0, 0] < red[1, 1] < red[1, 0] < red[0, 1] < red[0, 2] == 255
     # A class that the label lacks has no shares: nothing is shaded.
     assert (red[2] == 255).all()
+
+
+def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, repository):
+    image, label = draw_scene(60, 90)
+    prediction = np.full_like(label, 4)
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("image", "label", "prediction")}
+    for path, pixels in zip(paths.values(), (image, label, prediction)):
+        write_png(path, pixels)
+    out = tmp_path / "strip.png"
+    command = [sys.executable, "-m", "utils.pictures", "--height", "60", "--out", str(out)]
+    for name, path in paths.items():
+        command += [f"--{name}", path]
+    subprocess.run(command, cwd=repository, check=True)
+    table = read_classes(str(repository / "dataset" / "classes.csv"))
+    row = read_image(str(out))
+    np.testing.assert_array_equal(row[:, :90], image)
+    np.testing.assert_array_equal(row[:, 94:184], colour_map(label, table))
+    np.testing.assert_array_equal(row[:, 188:278], colour_map(prediction, table))
+
+    write_png(paths["prediction"], prediction[:-1])
+    result = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert paths["prediction"] in result.stderr and result.stderr.count("\n") == 1

@@ -1,9 +1,16 @@
-"""Pictures for people: a map laid over its scene, and a confusion matrix."""
+"""Pictures for people: a map laid over its scene, and a confusion matrix.
+
+    python -m utils.pictures --image I.png --label L.png --prediction P.png --out strip.png
+"""
+
+import argparse
 
 import cv2
 import numpy as np
 
-from utils.classes import IGNORE, colour_map
+from utils.classes import DEFAULT_TABLE, IGNORE, colour_map, read_classes
+from utils.command_line import positive, run_script
+from utils.scenes import read_image, read_label, write_png
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 CELL = 88
@@ -75,3 +82,38 @@ def _shorten(name):
     while len(name) > 2 and _text_width(name) > CELL - 4:
         name = name.rstrip(".")[:-1] + "."
     return name
+
+
+def strip(image, label, prediction, table, height):
+    """Scene | label | map | map over the scene, scaled to `height` pixels: RGB uint8.
+
+    image: RGB uint8 [h, w, 3]. label, prediction: ids uint8 [h, w].
+    """
+    size = round(image.shape[1] * height / image.shape[0]), height
+    return side_by_side([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (
+        image, colour_map(label, table), colour_map(prediction, table),
+        overlay(image, prediction, table))])
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Draw scene, label, map and overlay side by side.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--image", required=True, help="the scene")
+    parser.add_argument("--label", required=True, help="its label, as class ids or colours")
+    parser.add_argument("--prediction", required=True, help="the map to show beside them")
+    parser.add_argument("--classes", default=DEFAULT_TABLE, metavar="FILE", help="class table")
+    parser.add_argument("--height", type=positive, default=420, help="of the strip, in pixels")
+    parser.add_argument("--out", required=True, metavar="PNG", help="the picture to write")
+    arguments = parser.parse_args()
+    table = read_classes(arguments.classes)
+    image = read_image(arguments.image)
+    maps = [read_label(path, table) for path in (arguments.label, arguments.prediction)]
+    for path, ids in zip((arguments.label, arguments.prediction), maps):
+        if ids.shape != image.shape[:2]:
+            raise ValueError(f"{path}: not of the size of {arguments.image}")
+    write_png(arguments.out, strip(image, *maps, table, arguments.height))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,6 +1,7 @@
 """ImageNet weights -> this graph's variables. The only room that knows foreign names."""
 
 import os
+import zipfile
 
 import numpy as np
 import tensorflow as tf2
@@ -31,7 +32,7 @@ def origin_of(pretrained):
             raise FileNotFoundError(f"{pretrained}: no such file; --pretrained is none, imagenet, "
                                     "a Keras ResNet50V2 .h5, or a TF-slim checkpoint")
         return KERAS
-    if not tf.train.checkpoint_exists(pretrained):
+    if os.path.isdir(pretrained) or not tf.train.checkpoint_exists(pretrained):
         raise FileNotFoundError(
             f"{pretrained}: no checkpoint there; --pretrained is none, imagenet, a Keras "
             "ResNet50V2 .h5, or the prefix of a TF-slim checkpoint (resnet_v2_50.ckpt), "
@@ -50,7 +51,7 @@ def read_pretrained(pretrained):
     try:
         reader = tf.train.load_checkpoint(pretrained)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError) as error:  # IndexError: cut short
         raise ValueError(f"{pretrained}: not a checkpoint that TensorFlow reads ({error}); "
                          "fetch it again") from error
 
@@ -90,7 +91,7 @@ def _keras_model(pretrained):
         try:
             model.load_weights(pretrained)
             return model
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             errors.append(str(error).strip().splitlines()[0][:200])
     raise ValueError(f"{pretrained}: not the weights of Keras's ResNet50V2 ({errors[0]})")
 

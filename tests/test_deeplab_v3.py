@@ -1,0 +1,316 @@
+"""Deeplab-v3: sizes, alignment with the pixels, rates of the pyramid, head, precision."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from deeplab_v3 import deeplab_v3
+from resnet_v2 import resnet_v2_50
+from utils.runs import model_variables
+
+
+class Model:
+    """A graph of its own with images of any size, one set of random weights, any settings."""
+
+    def __init__(self, num_classes=3, symmetric=False):
+        self.graph, self.calls, self.num_classes = tf.Graph(), {}, num_classes
+        with self.graph.as_default():
+            self.images = tf.placeholder(tf.float32, [None, None, None, 3])
+            self.seed = tf.placeholder_with_default(np.zeros(2, np.int32), [2])
+            self.session = tf.Session()
+        self.call()
+        with self.graph.as_default():
+            self.variables = {v.op.name: v for v in model_variables()}
+        self.load(random_weights(self.variables, symmetric))
+
+    def load(self, weights):
+        """Puts `weights`, name -> value, in place of those variables' values."""
+        variables = [self.variables[name] for name in weights]
+        self.session.run([v.initializer for v in variables],
+                         {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
+
+    def call(self, is_training=False, images=None, **settings):
+        """(logits, end_points) of these settings, built once."""
+        key = is_training, images if images is None else images.ref(), tuple(settings.items())
+        if key not in self.calls:
+            with self.graph.as_default(), tf.variable_scope("", reuse=tf.AUTO_REUSE):
+                self.calls[key] = deeplab_v3(
+                    self.images if images is None else images, self.num_classes, is_training,
+                    dropout_seed=self.seed, **settings)
+        return self.calls[key]
+
+    def run(self, images, **settings):
+        """Logits of `images` as numpy array."""
+        return self.session.run(self.call(**settings)[0], {self.images: images})
+
+    def gradient(self, outputs, place, inputs, values):
+        """[height, width]: |gradient| of `outputs` at `place` by `inputs`, which are fed `values`.
+
+        Summed over the batch and the channels.
+        """
+        with self.graph.as_default():
+            gradient, = tf.gradients(outputs[:, place[0], place[1]], inputs)
+        return np.abs(self.session.run(gradient, {inputs: values})).sum(axis=(0, -1))
+
+
+def random_weights(variables, symmetric=False, seed=0):
+    """Name -> value; `symmetric` averages every kernel over the 8 turns and flips of the square."""
+    random = np.random.default_rng(seed)
+    values = {}
+    for name, variable in variables.items():
+        kind, shape = name.split("/")[-1], variable.shape.as_list()
+        if kind == "weights":
+            value = random.normal(0, (2 / np.prod(shape[:3])) ** 0.5, shape)
+            if symmetric and shape[0] > 1:
+                flips = [value, value[::-1]]
+                turns = [np.rot90(flip, turn) for flip in flips for turn in range(4)]
+                value = np.mean(turns, axis=0) * 8 ** 0.5
+        elif kind in ("gamma", "moving_variance"):
+            value = random.uniform(0.5, 1.5, shape)
+        else:
+            value = random.normal(0, 0.3, shape)
+        values[name] = value.astype(np.float32)
+    return values
+
+
+def random_images(*shape, seed=1):
+    """RGB in 0..255, float32."""
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
+
+
+def relative_error(values, reference):
+    """Largest difference over the largest deviation from the mean: a constant offset is no scale."""
+    assert values.shape == reference.shape
+    return np.abs(values - reference).max() / np.abs(reference - reference.mean()).max()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A Model of 3 classes with random weights; tests that change weights put them back."""
+    model = Model()
+    yield model
+    model.session.close()
+
+
+@pytest.fixture(scope="module")
+def symmetric_model():
+    """A Model whose kernels look alike from all 8 sides."""
+    model = Model(symmetric=True)
+    yield model
+    model.session.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 50), (32, 33), (65, 64)])
+def test_logits_are_of_the_images_own_size(model, size):
+    logits = model.run(random_images(2, *size, 3))
+    assert logits.shape == (2, *size, 3) and logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("size, padded, features", [
+    (1, 1, 1), (2, 33, 3), (32, 33, 3), (33, 33, 3), (34, 65, 5), (256, 257, 17), (257, 257, 17),
+    (258, 289, 19)])
+def test_static_shapes_and_the_padding_to_32_k_plus_1(size, padded, features):
+    """The shapes are read from the graph; nothing is run."""
+    with tf.Graph().as_default() as graph:
+        logits, end_points = deeplab_v3(tf.zeros([1, size, 37, 3], tf.uint8), 7, False)
+        assert logits.shape.as_list() == [1, size, 37, 7] and logits.dtype == tf.float32
+        assert end_points["logits"].shape.as_list() == [1, features, 5, 7]
+        assert end_points["aspp"].shape.as_list()[-1] == 256
+        resized = [op.outputs[0].shape.as_list() for op in graph.get_operations()
+                   if op.type == "ResizeBilinear"]
+        assert resized == [[1, padded, 65, 7]]
+        weights = {v.op.name: v.shape.as_list() for v in tf.trainable_variables()}
+        assert weights["logits/weights"] == [1, 1, 256, 7] and weights["logits/biases"] == [7]
+
+
+def test_known_and_unknown_sizes_and_types_give_the_same(model):
+    """With known sizes the pyramid's far taps are left out (utils/layers.py)."""
+    images = random_images(1, 70, 50, 3)
+    expected = model.run(images)
+    with model.graph.as_default():
+        known = tf.constant(images.astype(np.uint8))
+    assert relative_error(model.session.run(model.call(images=known)[0]), expected) < 1e-5
+
+
+def test_images_are_scaled_to_plus_minus_1_and_padded_with_the_mean(model):
+    images = random_images(1, 40, 32, 3)
+    padded = np.full((1, 65, 33, 3), 127.5, np.float32)
+    padded[:, :40, :32] = images
+    end_points = model.call()[1]
+    with model.graph.as_default():
+        scaled = tf.placeholder(tf.float32, [None, None, None, 3])
+        features = resnet_v2_50(scaled, False, 16, (1, 2, 4))[0]
+    expected = model.session.run(features, {scaled: padded / 127.5 - 1})
+    assert relative_error(model.session.run(end_points["postnorm"], {model.images: images}),
+                          expected) < 1e-5
+    assert relative_error(model.run(images), model.run(padded)[:, :40, :32]) < 1e-5
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("size", [(256, 257), (37, 50), (33, 97)])
+def test_low_resolution_logit_i_lies_over_pixel_stride_times_i(model, output_stride, size):
+    """Logits that say where they lie, when resized, tell every pixel its own place."""
+    logits, end_points = model.call(output_stride=output_stride)
+    rows, columns = ((side + 30) // 32 * 32 // output_stride + 1 for side in size)
+    row, column = np.mgrid[:rows, :columns] * output_stride
+    low = np.stack([row, column, row - column], axis=-1)[None].astype(np.float32)
+    images = np.zeros((1, *size, 3), np.float32)
+    high = model.session.run(logits, {model.images: images, end_points["logits"]: low})
+    row, column = np.mgrid[:size[0], :size[1]]
+    np.testing.assert_allclose(high[0], np.stack([row, column, row - column], axis=-1), atol=1e-3)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("size", [64, 65, 58])
+def test_a_feature_sees_its_pixel_and_as_far_on_every_side(model, output_stride, size):
+    """With the centre taps alone, feature i sees its own pixel and, through pool1, two each way.
+
+    Any shift, of any strided layer, at even sizes (64 as 256) or odd, moves these places.
+    """
+    kernels = {name: value for name, value in random_weights(model.variables).items()
+               if len(value.shape) == 4 and value.shape[0] > 1}
+    centred = {}
+    for name, value in kernels.items():
+        middle = value.shape[0] // 2
+        centred[name] = np.zeros_like(value)
+        centred[name][middle, middle] = value[middle, middle]
+    features = model.call(output_stride=output_stride)[1]["postnorm"]
+    images = random_images(8, size, size, 3)  # in one image a pixel may win no maximum
+    model.load(centred)
+    try:
+        for place in ((2, 3), (3, 1)):
+            gradient = model.gradient(features, place, model.images, images)
+            row, column = (output_stride * index for index in place)
+            assert np.argwhere(gradient).tolist() == [
+                [y, x] for y in (row - 2, row, row + 2) for x in (column - 2, column, column + 2)
+                if y < size and x < size]
+    finally:
+        model.load(kernels)
+
+
+@pytest.mark.parametrize("size", [(257, 257), (65, 97)])
+def test_the_turned_scene_gives_the_turned_map(model, symmetric_model, size):
+    images = random_images(1, *size, 3)
+    expected = symmetric_model.run(images)
+    assert expected.std(axis=(1, 2)).min() > 1e-3
+    turned = [(1, False)] if size[0] > 100 else [(turn, flip) for turn in range(4)
+                                                 for flip in (False, True)][1:]
+    for turn, flip in turned:
+        def move(array):
+            return np.rot90(array[:, ::-1] if flip else array, turn, axes=(1, 2))
+        assert relative_error(symmetric_model.run(move(images)), move(expected)) < 1e-4
+    if size[0] < 100:  # the weights' symmetry is needed for it
+        assert relative_error(model.run(np.rot90(images, 1, (1, 2))),
+                              np.rot90(model.run(images), 1, (1, 2))) > 0.01
+
+
+@pytest.mark.parametrize("output_stride, rates", [(16, (6, 12, 18)), (8, (12, 24, 36))])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_pyramid_reads_at_the_paper_s_rates(model, output_stride, rates, axis):
+    """On one row or column of features, with image pooling, which reads all of it, switched off."""
+    _, end_points = model.call(output_stride=output_stride)
+    silent = {"image_pooling/BatchNorm/gamma": np.zeros(256),
+              "image_pooling/BatchNorm/beta": np.full(256, -1)}
+    shape, place = [1, 1, 1, 2048], [0, 0]
+    shape[axis + 1], place[axis] = 81, 40
+    before = model.session.run({name: model.variables[name] for name in silent})
+    model.load(silent)
+    try:
+        gradient = model.gradient(end_points["aspp"], place, end_points["postnorm"],
+                                  np.random.default_rng(2).random(shape, np.float32))
+    finally:
+        model.load(before)
+    places = np.flatnonzero(gradient.ravel()) - 40
+    assert places.tolist() == sorted([0, *rates, *(-rate for rate in rates)])
+
+
+def test_image_pooling_reads_the_mean_of_all_features(model):
+    """With the other four branches silent, only the mean of the features counts."""
+    _, end_points = model.call()
+    names = [f"aspp{n}/BatchNorm/{kind}" for n in range(4) for kind in ("gamma", "beta")]
+    before = model.session.run({name: model.variables[name] for name in names})
+    model.load({name: np.zeros(256) for name in names})
+    try:
+        features = np.random.default_rng(3).random((1, 5, 7, 2048), np.float32)
+        mean = np.broadcast_to(features.mean((1, 2), keepdims=True), features.shape)
+        aspp = [model.session.run(end_points["aspp"], {end_points["postnorm"]: value})
+                for value in (features, mean, features + 1)]
+    finally:
+        model.load(before)
+    assert aspp[0].std() > 0
+    np.testing.assert_allclose(aspp[0], aspp[1], atol=1e-4)
+    assert np.abs(aspp[0] - aspp[2]).max() > 0.1
+
+
+def test_every_branch_and_the_projection_end_in_relu(model):
+    """Branches that are -1 before their ReLU reach the projection as 0: no feature passes."""
+    _, end_points = model.call()
+    branches = ["aspp0", "aspp1", "aspp2", "aspp3", "image_pooling"]
+    features = np.random.default_rng(4).random((1, 3, 3, 2048), np.float32)
+    outputs = model.session.run(end_points["aspp"], {end_points["postnorm"]: features})
+    assert outputs.min() == 0 and outputs.max() > 0
+    names = [f"{branch}/BatchNorm/{kind}" for branch in branches for kind in ("gamma", "beta")]
+    names += ["concat_projection/BatchNorm/moving_mean", "concat_projection/BatchNorm/beta"]
+    before = model.session.run({name: model.variables[name] for name in names})
+    try:
+        model.load({name: np.zeros(256) for name in names})
+        for branch in branches:
+            model.load({f"{branch}/BatchNorm/beta": np.full(256, -1)})
+            aspp = model.session.run(end_points["aspp"], {end_points["postnorm"]: features})
+            assert not aspp.any(), branch
+    finally:
+        model.load(before)
+
+
+def test_dropout_is_a_function_of_its_seed_and_only_in_training():
+    """Logits of an identity kernel on ones are the mask itself."""
+    model = Model(num_classes=256)
+    model.load({"logits/weights": np.eye(256)[None, None], "logits/biases": np.zeros(256)})
+    ones = np.ones((2, 9, 9, 256), np.float32)
+
+    def mask(seed, is_training=True):
+        end_points = model.call(is_training=is_training)[1]
+        return model.session.run(end_points["logits"],
+                                 {end_points["aspp"]: ones, model.seed: seed})
+
+    first = mask((0, 1))
+    dropped = first == 0
+    assert dropped.mean() == pytest.approx(0.1, abs=0.01)
+    np.testing.assert_allclose(first[~dropped], 1 / 0.9, rtol=1e-5)
+    np.testing.assert_array_equal(mask((0, 1)), first)
+    assert ((mask((0, 2)) == 0) != dropped).any() and ((mask((1, 1)) == 0) != dropped).any()
+    assert (mask((0, 1), is_training=False) == 1).all()
+    model.session.close()
+
+
+def test_bfloat16_is_near_float32_and_keeps_float32_variables(model):
+    images = random_images(1, 65, 65, 3)
+    logits, end_points = model.call(precision="bfloat16")
+    assert end_points["postnorm"].dtype == end_points["aspp"].dtype == tf.bfloat16
+    assert logits.dtype == end_points["logits"].dtype == tf.float32
+    assert {v.dtype.base_dtype for v in model.variables.values()} == {tf.float32}
+    expected, result = model.run(images), model.run(images, precision="bfloat16")
+    assert 0 < relative_error(result, expected) < 0.05
+
+
+def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
+    with tf.Graph().as_default(), tf.Session() as session:
+        deeplab_v3(tf.zeros([1, 33, 33, 3]), 5, True)
+        names = {v.op.name for v in model_variables() if not v.op.name.startswith("resnet_v2_50/")}
+        weights = next(v for v in tf.trainable_variables() if v.op.name == "logits/weights")
+        session.run(weights.initializer)
+        assert session.run(weights).std() == pytest.approx(0.01 * 0.88, rel=0.05)  # truncated at 2
+    scopes = ["aspp0", "aspp1", "aspp2", "aspp3", "image_pooling", "concat_projection"]
+    kinds = ["weights", "BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean",
+             "BatchNorm/moving_variance"]
+    assert names == {f"{scope}/{kind}" for scope in scopes for kind in kinds} | {
+        "logits/weights", "logits/biases"}
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"backbone": "vgg"}, "backbone 'vgg'"), ({"output_stride": 32}, "output stride 32"),
+    ({"multi_grid": (1,)}, "multi-grid")])
+def test_settings_that_do_not_fit_are_named(settings, message):
+    with tf.Graph().as_default(), pytest.raises(ValueError, match=message):
+        deeplab_v3(tf.zeros([1, 33, 33, 3]), 5, False, **settings)
