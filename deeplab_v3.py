@@ -66,7 +66,10 @@ def _aspp(features, output_stride, is_training, decay):
     checkpoint serves at any output stride.
     """
     def branch(net, kernel_size, scope, rate=1):
-        return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, is_training, decay, rate=rate)
+        # What gains in bfloat16, and in inference only: see conv2d_by_taps.
+        by_taps = net.dtype == tf.bfloat16 and not is_training
+        return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, is_training, decay, rate=rate,
+                              by_taps=by_taps)
 
     if output_stride > 16:
         raise ValueError(f"output stride {output_stride}: the pyramid's rates are defined for 16 "

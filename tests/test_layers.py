@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from utils.layers import batch_norm, conv2d, conv2d_bn_relu, subsample
+from utils.layers import batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps, subsample
 
 
 @pytest.fixture
@@ -62,6 +62,36 @@ def test_few_features_at_a_great_rate_get_the_full_atrous_convolution(session, s
         np.testing.assert_allclose(ours, expected, atol=1e-5)
     np.testing.assert_allclose(session.run(short),
                                numpy_convolution(values, session.run(weights), 1, rate), atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size, rate", [(3, 2), (3, 6), (3, 12)])
+@pytest.mark.parametrize("size", [(17, 17), (5, 13)])
+def test_the_sum_of_taps_is_the_atrous_convolution(session, kernel_size, rate, size):
+    random = np.random.default_rng(2)
+    inputs = random.normal(size=(2, *size, 8)).astype(np.float32)
+    weights = random.normal(size=(kernel_size, kernel_size, 8, 5)).astype(np.float32)
+    expected = numpy_convolution(inputs.astype(np.float64), weights, 1, rate)
+    taps = conv2d_by_taps(tf.constant(inputs), tf.constant(weights), rate)
+    np.testing.assert_allclose(session.run(taps), expected, atol=1e-4)
+    # In bfloat16 only the inputs, the products and the result are rounded, not the sum.
+    low = conv2d_by_taps(tf.cast(inputs, tf.bfloat16), tf.cast(weights, tf.bfloat16), rate)
+    assert low.dtype == tf.bfloat16
+    np.testing.assert_allclose(session.run(tf.cast(low, tf.float32)), expected,
+                               atol=.02 * np.abs(expected).max())
+
+
+def test_conv2d_by_taps_is_conv2d(session):
+    random = np.random.default_rng(3)
+    for shape in ([2, 15, 17, 6], [2, None, None, 6]):
+        images = tf.placeholder(tf.float32, shape)
+        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+            one, other = (conv2d(images, 4, 3, "atrous", rate=6, use_bias=True, by_taps=by_taps)
+                          for by_taps in (False, True))
+        session.run(tf.global_variables_initializer())
+        session.run(tf.global_variables()[1].assign([1, 2, 3, 4]))
+        one, other = session.run([one, other], {images: random.normal(size=(2, 15, 17, 6))})
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.abs(one).max() > 1
 
 
 def test_first_weights_are_he_normal(session):

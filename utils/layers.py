@@ -11,7 +11,7 @@ BATCH_NORM_EPSILON = 1e-5
 
 
 def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False,
-           initializer=None):
+           initializer=None, by_taps=False):
     """Convolution 'SAME' at stride 1, with the fixed padding of slim's `conv2d_same` above it.
 
     TensorFlow's own 'SAME' pads an even input less at the top left, which shifts the features;
@@ -20,6 +20,7 @@ def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False
 
     inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
     filters] of the same dtype. Variables: `scope`/weights and, with `use_bias`, `scope`/biases.
+    by_taps: compute an atrous convolution at stride 1 as `conv2d_by_taps`, where the size is known.
     """
     with tf.variable_scope(scope):
         channels = inputs.shape[-1]
@@ -32,17 +33,47 @@ def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False
             centre = kernel_size // 2
             weights, rate = weights[centre:centre + 1, centre:centre + 1], 1
         padding = "SAME"
+        by_taps = by_taps and rate > 1 and stride == 1 and height and width
         if stride > 1 and kernel_size > 1:
             total = (kernel_size - 1) * rate
             before, after = total // 2, total - total // 2
             inputs = tf.pad(inputs, [[0, 0], [before, after], [before, after], [0, 0]])
             padding = "VALID"
-        net = tf.nn.conv2d(inputs, tf.cast(weights, inputs.dtype), [1, stride, stride, 1], padding,
-                           dilations=[1, rate, rate, 1])
+        weights = tf.cast(weights, inputs.dtype)
+        if by_taps:
+            net = conv2d_by_taps(inputs, weights, rate)
+        else:
+            net = tf.nn.conv2d(inputs, weights, [1, stride, stride, 1], padding,
+                               dilations=[1, rate, rate, 1])
         if use_bias:
             biases = tf.get_variable("biases", [filters], initializer=tf.zeros_initializer())
             net = tf.nn.bias_add(net, tf.cast(biases, net.dtype))
         return net
+
+
+def conv2d_by_taps(inputs, weights, rate):
+    """An atrous convolution, 'SAME', as the sum of a shifted 1x1 convolution for each of its taps.
+
+    The same up to rounding (the sum is in float32), and several times faster where the processor
+    has no kernel for atrous convolutions of that dtype: on one with AMX, bfloat16 of 2048 channels
+    took 77 instead of 591 ms (batch 16, 17x17, rate 6); its gradient gains nothing. Taps that fall
+    on padding only are left out. inputs: [batch, height, width, channels] of static size; weights:
+    [kernel, kernel, channels, filters], an odd kernel.
+    """
+    height, width = inputs.shape.as_list()[1:3]
+    centre = int(weights.shape[0]) // 2
+    offsets = [(number - centre) * rate for number in range(2 * centre + 1)]
+    taps = []
+    for row, down in enumerate(offsets):
+        for column, right in enumerate(offsets):
+            if abs(down) < height and abs(right) < width:
+                part = inputs[:, max(0, down):height + min(0, down),
+                              max(0, right):width + min(0, right)]
+                tap = tf.nn.conv2d(part, weights[row:row + 1, column:column + 1], 1, "VALID")
+                taps.append(tf.pad(tf.cast(tap, tf.float32), [
+                    [0, 0], [max(0, -down), max(0, down)], [max(0, -right), max(0, right)],
+                    [0, 0]]))
+    return tf.cast(tf.add_n(taps), inputs.dtype)
 
 
 def batch_norm(inputs, is_training, decay, scope="BatchNorm"):
@@ -71,10 +102,11 @@ def batch_norm(inputs, is_training, decay, scope="BatchNorm"):
         return outputs
 
 
-def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1):
+def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
+                   by_taps=False):
     """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does."""
     with tf.variable_scope(scope) as variable_scope:
-        net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate)
+        net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate, by_taps=by_taps)
         return tf.nn.relu(batch_norm(net, is_training, decay))
 
 
