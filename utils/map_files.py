@@ -127,9 +127,6 @@ def _writing_geotiff(path, height, width, bands, georeference, tags, table=None,
             finally:
                 with without_stderr():
                     dataset.close()
-            # A disk that was full at the last moment shows only here.
-            with rasterio.open(temporary) as dataset:
-                dataset.read(window=Window(width - 1, height - 1, 1, 1))
         except GDAL_ERRORS as error:
             # GDAL does not say why, and its file is still there to fill the disk.
             is_full = shutil.disk_usage(os.path.dirname(temporary) or ".").free < FULL_DISK
