@@ -90,7 +90,7 @@ def trained(dataset, logs):
 
 @pytest.fixture(scope="module")
 def interrupted(dataset, logs):
-    """(run folder, exit status, screen output) of a run after SIGINT, no step of which was saved."""
+    """(run folder, exit status, screen output) of a run that SIGINT met before its first save."""
     process = start("train.py", *training_flags(
         dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100))
     lines = []
@@ -171,7 +171,8 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     It is compared with the run that went on; later ones differ by the rounding of two updates.
     """
     run = str(logs / "resumed")
-    shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("events.*", "step-6*", runs.BEST))
+    shutil.copytree(trained[0], run,
+                    ignore=shutil.ignore_patterns("events.*", "step-6*", runs.BEST))
     state = os.path.join(run, runs.NEWEST, "checkpoint")
     with open(state, "w", encoding="utf-8") as file:
         file.write('model_checkpoint_path: "step-3"\nall_model_checkpoint_paths: "step-3"\n')

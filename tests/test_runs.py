@@ -90,6 +90,16 @@ def test_old_checkpoints_go_although_each_was_saved_by_another_process(logs):
     assert steps_on_disk(run, runs.BEST) == [4]
 
 
+def test_what_a_killed_save_left_goes_with_the_next(logs):
+    run = os.path.join(logs, "a")
+    save_run(run, [1])
+    left = os.path.join(run, runs.NEWEST, "step-2.data-00000-of-00001.tempstate123456")
+    open(left, "w").close()
+    save_run(run, [3])
+    assert not os.path.exists(left)
+    assert restored(run)[2] == 3
+
+
 def test_a_moved_run_is_restored(logs, tmp_path):
     save_run(os.path.join(logs, "a"), [3])
     shutil.move(logs, tmp_path / "elsewhere")

@@ -106,6 +106,12 @@ def label_of_another_size(folder):
     return "labels/3.png"
 
 
+def label_of_another_shape(folder):
+    # As many pixels as the others have.
+    write_png(str(folder / "labels" / "3.png"), np.zeros((8, 32), np.uint8))
+    return "labels/3.png"
+
+
 def tile_of_another_size(folder):
     write_png(str(folder / "images" / "3.png"), np.zeros((8, 8, 3), np.uint8))
     write_png(str(folder / "labels" / "3.png"), np.zeros((8, 8), np.uint8))
@@ -119,7 +125,7 @@ def colour_mask(folder):
 
 
 @pytest.mark.parametrize("spoil", [truncate, truncate_label, remove, remove_label,
-                                   label_outside_table, label_of_another_size,
+                                   label_outside_table, label_of_another_size, label_of_another_shape,
                                    tile_of_another_size, colour_mask])
 def test_a_tile_that_cannot_be_used_stops_reading_and_is_named(dataset, table, spoil):
     name = spoil(dataset)
