@@ -124,9 +124,9 @@ def colour_mask(folder):
     return "labels/3.png"
 
 
-@pytest.mark.parametrize("spoil", [truncate, truncate_label, remove, remove_label,
-                                   label_outside_table, label_of_another_size, label_of_another_shape,
-                                   tile_of_another_size, colour_mask])
+@pytest.mark.parametrize("spoil", [
+    truncate, truncate_label, remove, remove_label, label_outside_table, label_of_another_size,
+    label_of_another_shape, tile_of_another_size, colour_mask])
 def test_a_tile_that_cannot_be_used_stops_reading_and_is_named(dataset, table, spoil):
     name = spoil(dataset)
     with pytest.raises(tf.errors.OpError):
