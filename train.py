@@ -8,6 +8,7 @@ Where the weights come from, in this order:
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
+import argparse
 import os
 import time
 
@@ -16,7 +17,7 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import BACKBONES, deeplab_v3
 from utils import evaluation, optimisation, pretrained, runs, tiles
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, progress, run_script
+from utils.command_line import argument_parser, positive, probability, progress, run_script
 from utils.metrics import confusion_matrix
 from utils.scenes import find_scenes, read_bands, read_scene
 
@@ -33,18 +34,18 @@ def parse_arguments():
     add("--batch_size", type=positive, default=16, help="tiles a step")
     add("--optimizer", choices=optimisation.OPTIMIZERS, default="adam",
         help="the original's adam; the paper's momentum")
-    add("--learning_rate", type=float, default=2e-4, help="at the start; the paper's is .007")
+    add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
     add("--schedule", choices=optimisation.SCHEDULES, default="step",
         help="step: divided by 10 at 60%% and 80%% of the steps (the original); poly: the paper's")
     add("--power", type=float, default=0.9, help="of the poly schedule")
-    add("--momentum", type=float, default=0.9, help="of the momentum optimizer")
+    add("--momentum", type=probability, default=0.9, help="of the momentum optimizer")
     add("--weight_decay", type=float, default=5e-4,
         help="on convolution weights; the paper's is 1e-4")
     add("--backbone", choices=list(BACKBONES), default="resnet_v2_50", help="below the ASPP")
     add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
     add("--multi_grid", type=int, nargs=3, default=(1, 2, 4), metavar="RATE",
         help="factors on the atrous rate of the last block's units")
-    add("--batch_norm_decay", type=float, default=0.99,
+    add("--batch_norm_decay", type=probability, default=0.99,
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
         help="of the convolutions; variables, loss and batch statistics are float32 always")
@@ -57,6 +58,14 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def above_zero(text):
+    """argparse type: a finite float above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def main():
     args = parse_arguments()
     table = read_classes(args.classes)
@@ -64,13 +73,14 @@ def main():
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
     tile_size = tiles.read_tile(next(training.itertuples()), table)[0].shape[0]
     held_out = read_held_out(args, table)
-    origin = pretrained.origin_of(args.pretrained)
     run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
     resumes = runs.has_checkpoint(run)
+    origin = None if resumes else pretrained.origin_of(args.pretrained)
     settings = run_settings(args, table, tile_size, origin)
     if resumes:
+        keep_start(run, settings)
         check_same_settings(run, settings)
-    weights = None if resumes or not origin else pretrained.read_pretrained(args.pretrained)
+    weights = pretrained.read_pretrained(args.pretrained) if origin else None
 
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(args.seed)
@@ -118,6 +128,13 @@ def run_settings(args, table, tile_size, origin):
             "training": recipe} | read_bands(args.dataset)
 
 
+def keep_start(run, settings):
+    """A resumed run's weights come from where they came from, whatever --pretrained says now."""
+    before = runs.read_settings(run)
+    settings["model"]["pool1_padding"] = before["model"].get("pool1_padding")
+    settings["training"]["pretrained"] = before.get("training", {}).get("pretrained")
+
+
 def check_same_settings(run, settings):
     """Raises ValueError naming the settings in which a resumed run would differ from itself."""
     def flat(value, name=""):
@@ -160,6 +177,9 @@ def train(args, session, model, savers, run, evaluate, training, table):
     session.run(model["start_of_data"])
     stop = runs.stop_event()
     writer = tf.summary.FileWriter(run, None if step else session.graph)
+    if step:
+        # TensorBoard then drops the points that a killed run wrote after its last checkpoint.
+        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
     best_score = (runs.read_best_score(run) or {"mean_iou": -1})["mean_iou"]
     fetches = {name: model[name] for name in ("loss", "total", "rate", "update")}
     bar = progress(args.steps, "step", "training", initial=step)
@@ -168,13 +188,17 @@ def train(args, session, model, savers, run, evaluate, training, table):
         began = time.perf_counter()
         try:
             values = session.run(fetches)
-        except tf.errors.InvalidArgumentError as error:
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
+                              "memory; lower --batch_size") from error
+        except tf.errors.OpError as error:
             if optimisation.NOT_FINITE not in error.message:
                 tiles.name_faulty_tile(training, table)
-                raise
-            raise ValueError(
-                f"{run}: loss or gradient is not finite at step {step + 1}; stopped, the "
-                f"checkpoint of step {saved} is kept; try a lower --learning_rate") from error
+                raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
+                                 f"{error.message.splitlines()[0]}") from error
+            kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+            raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
+                             f"{kept}; try a lower --learning_rate") from error
         seconds += time.perf_counter() - began
         images += args.batch_size
         step += 1
@@ -186,7 +210,7 @@ def train(args, session, model, savers, run, evaluate, training, table):
                 "training/learning_rate": values["rate"],
                 "training/images_per_second": images / seconds}), step)
             images, seconds = 0, 0.0
-        if step % args.save_every == 0 or step == args.steps or stop.is_set():
+        if step % args.save_every == 0 or step == args.steps:
             runs.save(session, savers[runs.NEWEST], run, runs.NEWEST, step)
             saved = step
         if (step % args.test_display == 0 or step == args.steps) and not stop.is_set():
@@ -196,6 +220,8 @@ def train(args, session, model, savers, run, evaluate, training, table):
                 runs.save(session, savers[runs.BEST], run, runs.BEST, step)
                 runs.write_best_score(run, step, {"mean_iou": best_score})
     bar.close()
+    if saved < step:
+        runs.save(session, savers[runs.NEWEST], run, runs.NEWEST, step)
     writer.close()
     if step < args.steps:
         print(f"{run}: stopped and saved at step {step}; the same command with --run "

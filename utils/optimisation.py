@@ -54,8 +54,9 @@ def learning_rate(step, base, steps, schedule, power=0.9):
 def train_op(loss, optimizer, rate, momentum, step):
     """One update of all trainable variables and of batch norm's moving statistics; adds 1 to step.
 
-    Where the loss or a gradient is not finite nothing is updated and the op raises
-    InvalidArgumentError, so the variables stay those of the last good step.
+    Where the loss or a gradient is not finite the op raises InvalidArgumentError and the trainable
+    variables, the optimizer's own and `step` stay those of the last good step. The moving
+    statistics may have taken in the bad batch, so nothing should be saved after that.
     """
     if optimizer == "adam":
         method = tf.train.AdamOptimizer(rate)

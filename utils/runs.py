@@ -7,6 +7,8 @@ logs/<run>/best/score.json        its step and score
 logs/<run>/events.out.*           TensorBoard
 """
 
+import contextlib
+import glob
 import json
 import os
 import signal
@@ -19,6 +21,7 @@ from utils.files import write_text
 
 NEWEST, BEST = "newest", "best"
 SETTINGS, SCORE = "settings.json", "score.json"
+NEEDED_SETTINGS = {"model", "classes", "tile_size"}
 
 
 def new_run_name(settings_name, seed):
@@ -58,7 +61,11 @@ def write_settings(run, settings):
 
 def read_settings(run):
     """The run's settings as a dict. Raises OSError, ValueError naming the file."""
-    return _read_json(os.path.join(run, SETTINGS))
+    settings = _read_json(os.path.join(run, SETTINGS))
+    if not isinstance(settings, dict) or not NEEDED_SETTINGS <= set(settings):
+        raise ValueError(f"{os.path.join(run, SETTINGS)}: not the settings of a run, which have "
+                         f"{', '.join(sorted(NEEDED_SETTINGS))}; restore it or train again")
+    return settings
 
 
 def find_checkpoint(run, which):
@@ -66,7 +73,7 @@ def find_checkpoint(run, which):
 
     A run that was never evaluated has no best one. Raises FileNotFoundError.
     """
-    state = tf.train.get_checkpoint_state(os.path.join(run, which))
+    state = _checkpoint_state(os.path.join(run, which))
     if state is None or not tf.train.checkpoint_exists(state.model_checkpoint_path):
         raise FileNotFoundError(f"{os.path.join(run, which)}: no complete checkpoint there; "
                                 "train first, or choose another with --run and --checkpoint")
@@ -74,8 +81,8 @@ def find_checkpoint(run, which):
 
 
 def has_checkpoint(run):
-    """True where training in this folder can be resumed."""
-    return tf.train.latest_checkpoint(os.path.join(run, NEWEST)) is not None
+    """True where a checkpoint was once saved, so that a damaged one is never written over."""
+    return os.path.exists(_state_file(run, NEWEST))
 
 
 def model_variables():
@@ -100,20 +107,27 @@ def save(session, saver, run, which, step):
 
     TensorFlow writes under a temporary name and renames. Raises OSError where that fails.
     """
+    folder = os.path.join(run, which)
     try:
-        os.makedirs(os.path.join(run, which), exist_ok=True)
-        saver.save(session, os.path.join(run, which, "step"), global_step=step,
-                   write_meta_graph=False)
+        os.makedirs(folder, exist_ok=True)
+        _remove_unfinished(folder)
+        if not saver.last_checkpoints:
+            # A new process: without this, the checkpoints of earlier ones would never be removed.
+            state = _checkpoint_state(folder)
+            saver.recover_last_checkpoints(state.all_model_checkpoint_paths if state else [])
+        saver.save(session, os.path.join(folder, "step"), global_step=step, write_meta_graph=False)
     except (tf.errors.OpError, OSError, ValueError) as error:
-        raise OSError(f"{os.path.join(run, which)}: checkpoint of step {step} could not be written "
+        _remove_unfinished(folder)
+        raise OSError(f"{folder}: checkpoint of step {step} could not be written "
                       f"({_first_line(error)}); free some space, then start the same run again to "
                       "resume from the last whole checkpoint") from error
 
 
 def restore(session, saver, path):
     """Restores what `saver` covers from `path`; raises ValueError naming what does not fit."""
-    _check_variables(path, tf.train.list_variables(path), saver._var_list or tf.global_variables())
     try:
+        stored = tf.train.list_variables(path)
+        _check_variables(path, stored, saver._var_list or tf.global_variables())
         saver.restore(session, path)
     except tf.errors.OpError as error:
         raise ValueError(f"{path}: checkpoint is damaged ({_first_line(error)}); "
@@ -158,6 +172,21 @@ def _check_variables(path, stored, variables):
     if wrong:
         raise ValueError(f"{path}: checkpoint of another model: {'; '.join(wrong[:3])}"
                          f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
+
+
+def _checkpoint_state(folder):
+    """TensorFlow's list of the folder's checkpoints; None where it is missing or damaged."""
+    try:
+        return tf.train.get_checkpoint_state(folder)
+    except ValueError:
+        return None
+
+
+def _remove_unfinished(folder):
+    """Removes what a save cut short by a full disk or a kill left in `folder`."""
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.tempstate*")):
+        with contextlib.suppress(OSError):
+            os.remove(path)
 
 
 def _read_json(path):

@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
@@ -34,9 +35,16 @@ def read_tile_list(dataset, name=TRAINING_LIST):
     return tiles
 
 
-def read_tile(row, table):
-    """(image uint8 [size, size, 3], label uint8 [size, size]) of one row of a list of tiles."""
+def read_tile(row, table, shape=None):
+    """(image uint8 [size, size, 3], label uint8 [size, size]) of one row of a list of tiles.
+
+    shape: the image's shape, where it must be that of other tiles. Raises OSError, ValueError
+    naming the file.
+    """
     image, label = read_image(row.image), read_label(row.label, table)
+    if image.shape != (shape or image.shape):
+        raise ValueError(f"{row.image}: {image.shape[0]} x {image.shape[1]} pixels, not the "
+                         f"{shape[0]} x {shape[1]} of the first tile; run preprocess.py again")
     if image.shape[:2] != label.shape:
         raise ValueError(f"{row.label}: its size differs from {row.image}; run preprocess.py again")
     return image, label
@@ -61,14 +69,15 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
 
     def decode(image_path, label_path):
         image = tf.io.decode_png(tf.io.read_file(image_path), 3)
-        label = tf.io.decode_png(tf.io.read_file(label_path), 1)[..., 0]
+        # With as many bands as it has: a colour mask would be turned to greys, not to ids.
+        label = tf.io.decode_png(tf.io.read_file(label_path))
         # On a GPU the loss of a label outside the table is a silent NaN: tensorflow#8484.
         known = tf.reduce_all((label < num_classes) | tf.equal(label, IGNORE))
         sized = tf.reduce_all(tf.equal(tf.shape(image), shape)) & tf.reduce_all(
-            tf.equal(tf.shape(label), shape[:2]))
+            tf.equal(tf.shape(label), (*shape[:2], 1)))
         checks = [tf.Assert(known & sized, [label_path])]
         with tf.control_dependencies(checks):
-            return tf.ensure_shape(image, shape), tf.ensure_shape(label, shape[:2])
+            return tf.ensure_shape(image, shape), tf.reshape(label, shape[:2])
 
     first = tf.cast(first_step, tf.int64) * batch_size
     batches = (tf.data.Dataset.range(first, tf.int64.max)
@@ -81,9 +90,14 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
 
 
 def name_faulty_tile(tiles, table):
-    """Raises the ValueError or OSError of the first tile that can't be used.
+    """Raises the ValueError or OSError of the first tile that can't be used; returns if all can.
 
     The graph only says that some tile could not be decoded; this looks which.
     """
+    shape = None
     for row in tiles.itertuples():
-        read_tile(row, table)
+        image, _ = read_tile(row, table, shape)
+        shape = shape or image.shape
+        if cv2.imread(row.label, cv2.IMREAD_UNCHANGED).ndim != 2:
+            raise ValueError(f"{row.label}: a tile's label has one band of class ids; colour masks "
+                             "go through preprocess.py")

@@ -1,0 +1,268 @@
+"""The whole chain as its user runs it: preprocess.py, train.py, predict.py, utils.metrics.
+
+The runs are made once for the file; each costs the start of TensorFlow and of a graph.
+"""
+
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import REPOSITORY, draw_scene, write_small_dataset
+from utils import runs
+from utils.classes import DEFAULT_TABLE, read_classes
+from utils.scenes import write_png
+
+STEPS = 6
+RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1", "1",
+          "--summary_every", "1", "--seed", "3")
+
+
+def start(script, *arguments):
+    command = [sys.executable, *script.split(), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def call(script, *arguments, status=0):
+    """(stdout, stderr) of a script that must end with `status`."""
+    process = start(script, *arguments)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, output + errors
+    return output, errors
+
+
+def refusal(*arguments):
+    """The one line with which train.py refuses."""
+    _, errors = call("train.py", *arguments, status=2)
+    assert errors.count("\n") == 1 and errors.startswith("train.py: error: "), errors
+    return errors
+
+
+def read_events(run):
+    """{tag: {step: value}} of all event files; pictures as encoded strings."""
+    values = {}
+    for path in sorted(glob.glob(os.path.join(run, "events.out.*"))):
+        for event in tf.train.summary_iterator(path):
+            for value in event.summary.value:
+                kind = value.WhichOneof("value")
+                content = value.simple_value if kind == "simple_value" else value.image
+                values.setdefault(value.tag, {})[event.step] = content
+    return values
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = write_small_dataset(tmp_path_factory.mktemp("data"))
+    call("preprocess.py", "--dataset", folder, "--tiles", 12, "--tile_size", 64, "--processes", 2)
+    assert len(pd.read_csv(folder / "validation_list.csv")) > 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)  # a checkpoint is half a gigabyte
+
+
+def training_flags(dataset, logs, name, *arguments):
+    return ("--dataset", dataset, "--logs", logs, "--run", name, "--steps", STEPS, "--save_every",
+            3, "--test_display", 3, *RECIPE, *arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, logs):
+    """(run folder, screen output) of a run that was not interrupted."""
+    output, errors = call("train.py", *training_flags(dataset, logs, "whole"))
+    assert errors == ""
+    return str(logs / "whole"), output
+
+
+@pytest.fixture(scope="module")
+def interrupted(dataset, logs):
+    """(run folder, exit status, screen output) of a run that SIGINT met before its first save."""
+    process = start("train.py", *training_flags(
+        dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100))
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step 2:"):
+            process.send_signal(signal.SIGINT)
+    status = process.wait(timeout=300)
+    return str(logs / "interrupted"), status, "".join(lines) + process.stderr.read()
+
+
+def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
+    run, output = trained
+    settings = runs.read_settings(run)
+    table = read_classes(str(REPOSITORY / DEFAULT_TABLE))
+    assert settings["model"]["num_classes"] == len(table)
+    assert settings["classes"] == table.to_settings()
+    assert settings["tile_size"] == 64
+    assert settings["training"]["seed"] == 3 and settings["training"]["pretrained"] == "none"
+    path, step = runs.find_checkpoint(run, runs.NEWEST)
+    assert step == STEPS
+    newest = dict(tf.train.list_variables(path))
+    assert "resnet_v2_50/postnorm/moving_mean" in newest
+    assert any(name.endswith("weights/Adam") for name in newest)
+    path, step = runs.find_checkpoint(run, runs.BEST)
+    assert not [name for name, _ in tf.train.list_variables(path) if "Adam" in name]
+    best = runs.read_best_score(run)
+    scores = read_events(run)["validation/mean_iou"]
+    assert best["step"] == step and best["mean_iou"] == pytest.approx(max(scores.values()))
+    assert f"best mean-IoU on the validation tiles {best['mean_iou']:.4f}" in output
+
+
+def test_training_moves_the_weights_and_the_moving_statistics(trained):
+    reader = tf.train.load_checkpoint(runs.find_checkpoint(trained[0], runs.NEWEST)[0])
+    assert reader.get_tensor("global_step") == STEPS
+    assert (reader.get_tensor("resnet_v2_50/postnorm/moving_mean") != 0).any()
+    assert (reader.get_tensor("resnet_v2_50/postnorm/gamma") != 1).any()
+
+
+def test_tensorboard_is_shown_what_was_promised(trained):
+    values = read_events(trained[0])
+    every_step, evaluated = set(range(1, STEPS + 1)), {3, 6}
+    for tag in ("loss/cross_entropy", "loss/with_weight_decay", "training/learning_rate",
+                "training/images_per_second"):
+        assert set(values[tag]) == every_step and np.isfinite(list(values[tag].values())).all()
+    assert all(values["loss/with_weight_decay"][s] > values["loss/cross_entropy"][s]
+               for s in every_step)
+    rates = [values["training/learning_rate"][s] for s in sorted(every_step)]
+    # 60% and 80% of 6 steps are 4 and 5: after so many steps the rate is divided.
+    np.testing.assert_allclose(rates, [2e-4] * 4 + [2e-5, 2e-6], rtol=1e-5)
+    for group in ("validation", "held_out"):
+        for tag in (f"{group}/mean_iou", f"{group}/accuracy"):
+            assert set(values[tag]) == evaluated
+            assert all(0 <= value <= 1 for value in values[tag].values())
+        assert {tag for tag in values if tag.startswith(f"{group}_iou/")} == {
+            f"{group}_iou/{name}" for name in read_classes(str(REPOSITORY / DEFAULT_TABLE)).names}
+    pictures = {tag: shown for tag, shown in values.items() if tag.startswith("held_out/row_")}
+    assert len(pictures) == 4
+    for shown in pictures.values():
+        assert set(shown) == evaluated
+        picture = cv2.imdecode(np.frombuffer(shown[6].encoded_image_string, np.uint8), 1)
+        assert picture.shape == (shown[6].height, shown[6].width, 3)
+        assert picture.shape[0] == 64 and picture.shape[1] >= 3 * 64
+
+
+def test_ctrl_c_saves_and_leaves(interrupted):
+    run, status, output = interrupted
+    assert status == 130, output
+    _, step = runs.find_checkpoint(run, runs.NEWEST)
+    assert 2 <= step < STEPS
+    assert f"stopped and saved at step {step}" in output
+    assert "Traceback" not in output
+
+
+def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
+    """The first loss after resuming hangs on weights, batch and dropout mask alone.
+
+    It is compared with the run that went on; later ones differ by the rounding of two updates.
+    """
+    run = str(logs / "resumed")
+    shutil.copytree(trained[0], run,
+                    ignore=shutil.ignore_patterns("events.*", "step-6*", runs.BEST))
+    state = os.path.join(run, runs.NEWEST, "checkpoint")
+    with open(state, "w", encoding="utf-8") as file:
+        file.write('model_checkpoint_path: "step-3"\nall_model_checkpoint_paths: "step-3"\n')
+    # --pretrained is left out: a checkpoint takes precedence over it.
+    flags = list(training_flags(dataset, logs, "resumed"))
+    del flags[flags.index("--pretrained"):flags.index("--pretrained") + 2]
+    output, _ = call("train.py", *flags)
+    assert "resumed at step 3" in output
+    assert runs.read_settings(run) == runs.read_settings(trained[0])
+    whole, resumed = read_events(trained[0]), read_events(run)
+    losses = resumed["loss/cross_entropy"]
+    assert set(losses) == {4, 5, 6}
+    assert losses[4] == pytest.approx(whole["loss/cross_entropy"][4], rel=1e-5)
+    assert losses[5] == pytest.approx(whole["loss/cross_entropy"][5], rel=.03)
+    for s in losses:
+        assert resumed["training/learning_rate"][s] == whole["training/learning_rate"][s]
+    assert runs.find_checkpoint(run, runs.NEWEST)[1] == STEPS
+
+
+def test_other_settings_are_refused_by_name(trained, dataset, logs):
+    line = refusal(*training_flags(dataset, logs, "whole", "--learning_rate", ".001",
+                                   "--batch_size", 3, "--output_stride", 8))
+    for change in ("output_stride was 16, is 8", "batch_size was 2, is 3",
+                   "learning_rate was 0.0002, is 0.001", "another --run"):
+        assert change in line
+    assert "seed was" not in line
+
+
+def test_a_missing_start_is_named(dataset, logs):
+    line = refusal(*training_flags(dataset, logs, "new", "--pretrained", "/nowhere/net.ckpt"))
+    assert "/nowhere/net.ckpt: no checkpoint there" in line
+    assert not (logs / "new").exists()
+
+
+def test_without_tiles_the_way_on_is_said(tmp_path):
+    assert "preprocess.py" in refusal("--dataset", tmp_path, "--pretrained", "none")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(dataset, logs):
+    line = refusal(*training_flags(dataset, logs, "diverged", "--learning_rate", "1e30",
+                                   "--save_every", 1, "--test_display", 100))
+    _, step = runs.find_checkpoint(str(logs / "diverged"), runs.NEWEST)
+    assert f"not finite at step {step + 1}; " in line and f"of step {step} is kept" in line
+    reader = tf.train.load_checkpoint(runs.find_checkpoint(str(logs / "diverged"), runs.NEWEST)[0])
+    assert reader.get_tensor("global_step") == step
+    assert all(np.isfinite(reader.get_tensor(name)).all()
+               for name in reader.get_variable_to_shape_map())
+
+
+def test_a_tile_that_was_lost_is_named_in_one_line(dataset, logs, tmp_path):
+    shutil.copytree(dataset, tmp_path, dirs_exist_ok=True)
+    lost = tmp_path / "train" / "labels" / "000007.png"
+    lost.unlink()
+    assert str(lost) in refusal(*training_flags(tmp_path, logs, "lost"))
+
+
+def test_the_scores_of_predict_are_those_of_its_written_map(trained, dataset, logs, tmp_path):
+    call("predict.py", "--dataset", dataset, "--logs", logs, "--run", "whole", "--out", tmp_path,
+         "--rotations", 1, "--overlap", 0)
+    call("-m utils.metrics", "--label", dataset / "origin" / "5_class.png",
+         "--prediction", tmp_path / "5_class.png", "--csv", tmp_path / "again.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "5_scores.csv"),
+                                  pd.read_csv(tmp_path / "again.csv"))
+
+
+def test_three_classes_in_bfloat16_without_validation_or_held_out_scene(tmp_path):
+    """Another class table goes through the whole chain; what is missing is noted, not fatal."""
+    classes = tmp_path / "classes.csv"
+    classes.write_text("id,name,colour\n0,sea,#0000ff\n1,land,#00ff00\n2,ice,#ffffff\n")
+    for name in ("1", "5"):
+        image, label = draw_scene(150, 140, num_classes=3, seed=int(name))
+        write_png(str(tmp_path / "origin" / f"{name}.png"), image)
+        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
+    shared = ("--dataset", tmp_path, "--classes", classes)
+    call("preprocess.py", *shared, "--tiles", 4, "--tile_size", 64, "--validation_fraction", 0)
+    for name in ("5.png", "5_class.png"):
+        os.rename(tmp_path / "origin" / name, tmp_path / name)
+    output, errors = call("train.py", *shared, "--logs", tmp_path, "--run", "ice", "--steps", 2,
+                          "--precision", "bfloat16", *RECIPE)
+    assert errors == "" and "no labelled scene 5; training without watching it" in output
+    run = str(tmp_path / "ice")
+    for which in (runs.NEWEST, runs.BEST):
+        reader = tf.train.load_checkpoint(runs.find_checkpoint(run, which)[0])
+        types = reader.get_variable_to_dtype_map()
+        assert {kind for name, kind in types.items() if name != "global_step"} == {tf.float32}
+        assert reader.get_tensor("logits/weights").shape[-1] == 3
+    call("predict.py", "--logs", tmp_path, "--image", tmp_path / "5.png", "--label",
+         tmp_path / "5_class.png", "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0)
+    scores = pd.read_csv(tmp_path / "out" / "5_scores.csv", index_col="class")
+    assert scores.index.tolist() == ["sea", "land", "ice", "all"]
+    assert np.unique(cv2.imread(str(tmp_path / "out" / "5_class.png"), 0)).max() <= 2
+    with open(os.path.join(run, runs.SETTINGS), encoding="utf-8") as file:
+        assert [row["name"] for row in json.load(file)["classes"]] == ["sea", "land", "ice"]

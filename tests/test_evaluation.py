@@ -1,0 +1,106 @@
+"""utils/evaluation.py with a predictor whose answer is known."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils import evaluation
+from utils.classes import colour_map, read_classes
+from utils.metrics import confusion_matrix
+from utils.scenes import write_png
+
+SIZE = 32
+
+
+@pytest.fixture
+def table(repository):
+    return read_classes(str(repository / "dataset" / "classes.csv"))
+
+
+def predict_red(images):
+    """Probabilities of the class whose id is the red band."""
+    assert images.dtype == np.uint8
+    return np.eye(5, dtype=np.float32)[np.minimum(images[..., 0], 4)]
+
+
+def write_tiles(folder, count, draw_scene):
+    """(list of tiles, labels, predictions): predict_red is wrong on a tenth of the pixels."""
+    random = np.random.default_rng(0)
+    rows, labels, predictions = [], [], []
+    for number in range(count):
+        image, label = draw_scene(SIZE, SIZE, seed=number)
+        image[..., 0] = np.where((label == 255) | (random.random(label.shape) < .1), 3, label)
+        rows.append((str(folder / f"{number}.png"), str(folder / f"{number}_label.png")))
+        write_png(rows[-1][0], image)
+        write_png(rows[-1][1], label)
+        labels.append(label)
+        predictions.append(image[..., 0])
+    return pd.DataFrame(rows, columns=["image", "label"]), np.stack(labels), np.stack(predictions)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_all_tiles_count_once_and_batches_keep_one_shape(tmp_path, draw_scene, table, count):
+    listed, labels, predictions = write_tiles(tmp_path, count, draw_scene)
+    shapes = set()
+
+    def predict(images):
+        shapes.add(images.shape)
+        return predict_red(images)
+
+    matrix = evaluation.evaluate_tiles(predict, listed, table, 4)
+    np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, 5))
+    assert shapes == {(4, SIZE, SIZE, 3)}
+
+
+def test_no_tiles_give_no_counts_and_no_scores(table):
+    matrix = evaluation.evaluate_tiles(None, pd.DataFrame(columns=["image", "label"]), table, 4)
+    assert matrix.shape == (5, 5) and not matrix.any()
+    assert evaluation.score_values("validation", matrix, table) == {}
+
+
+def test_a_tile_of_another_size_is_named(tmp_path, draw_scene, table):
+    listed, _, _ = write_tiles(tmp_path, 4, draw_scene)
+    write_png(str(tmp_path / "3.png"), np.zeros((8, 8, 3), np.uint8))
+    write_png(str(tmp_path / "3_label.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"3\.png: 8 x 8 pixels"):
+        evaluation.evaluate_tiles(predict_red, listed, table, 2)
+
+
+@pytest.mark.parametrize("height, width", [(96, 64), (100, 70), (20, 50)])
+def test_map_scene_puts_every_pixel_in_its_place(height, width):
+    image = np.random.default_rng(0).integers(0, 5, (height, width, 3), np.uint8)
+    np.testing.assert_array_equal(evaluation.map_scene(predict_red, image, SIZE, 4),
+                                  image[..., 0])
+
+
+def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
+    matrix = np.zeros((5, 5), np.int64)
+    matrix[0, 0], matrix[0, 1], matrix[1, 1] = 6, 2, 4
+    values = evaluation.score_values("held_out", matrix, table)
+    assert values == {
+        "held_out/mean_iou": pytest.approx((6 / 8 + 4 / 6) / 2),
+        "held_out/accuracy": pytest.approx(10 / 12),
+        f"held_out_iou/{table.names[0]}": pytest.approx(6 / 8),
+        f"held_out_iou/{table.names[1]}": pytest.approx(4 / 6)}
+    summary = evaluation.scalar_summary(values)
+    assert {v.tag: v.simple_value for v in summary.value} == pytest.approx(values)
+
+
+@pytest.mark.parametrize("height, width", [(100, 70), (20, 50)])
+def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table, height, width):
+    image, label = draw_scene(height, width)
+    prediction = np.where(label == 255, 0, label)
+    summary = evaluation.picture_summary(image, label, prediction, table, SIZE)
+    assert len(summary.value) == evaluation.PICTURES
+    rows, columns = min(SIZE, height), min(SIZE, width)
+    for value in summary.value:
+        assert value.tag.startswith("held_out/row_")
+        top, left = (int(part) for part in value.tag.split("_")[2::2])
+        png = np.frombuffer(value.image.encoded_image_string, np.uint8)
+        picture = cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        assert picture.shape == (value.image.height, value.image.width, 3)
+        assert value.image.height == rows and value.image.width >= 3 * columns
+        part = np.s_[top:top + rows, left:left + columns]
+        np.testing.assert_array_equal(picture[:, :columns], image[part])
+        np.testing.assert_array_equal(picture[:, -columns:], colour_map(prediction[part], table))

@@ -1,0 +1,160 @@
+"""utils/optimisation.py against numpy, scikit-learn and the published formulas."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from sklearn.metrics import log_loss
+
+from utils import optimisation
+
+
+@pytest.fixture
+def session():
+    with tf.Graph().as_default(), tf.Session() as session:
+        yield session
+
+
+def loss_and_gradient(session, logits, labels):
+    tensor = tf.constant(logits, tf.float32)
+    loss = optimisation.cross_entropy(tensor, tf.constant(labels))
+    return session.run((loss, tf.gradients(loss, tensor)[0]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_cross_entropy_is_scikit_learns_over_the_counted_pixels(session, dtype):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 3, (2, 5, 4, 6)), random.integers(0, 6, (2, 5, 4))
+    labels[random.random(labels.shape) < .4] = 255
+    counted = labels != 255
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = log_loss(labels[counted], probabilities[counted], labels=range(6))
+    loss, gradient = loss_and_gradient(session, logits, labels.astype(dtype))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    expected_gradient = (probabilities - np.eye(6)[labels * counted]) / counted.sum()
+    np.testing.assert_allclose(gradient, expected_gradient * counted[..., None], atol=1e-6)
+
+
+def test_where_all_pixels_are_ignored_loss_and_gradient_are_0(session):
+    loss, gradient = loss_and_gradient(session, np.ones((1, 2, 2, 3)),
+                                       np.full((1, 2, 2), 255, np.uint8))
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_weight_decay_falls_on_convolution_weights_alone(session):
+    values = {"conv/weights": 2., "conv/biases": 3., "conv/BatchNorm/gamma": 5.,
+              "conv/BatchNorm/beta": 7., "logits/weights": 11.}
+    for name, value in values.items():
+        tf.get_variable(name, [3], initializer=tf.constant_initializer(value))
+    tf.get_variable("frozen/weights", [3], initializer=tf.constant_initializer(13.),
+                    trainable=False)
+    loss = optimisation.weight_decay_loss(.1)
+    session.run(tf.global_variables_initializer())
+    assert session.run(loss) == pytest.approx(.1 / 2 * 3 * (2 ** 2 + 11 ** 2))
+
+
+def rates(session, steps, schedule, at, base=2e-4, **settings):
+    step = tf.placeholder(tf.int64, [])
+    rate = optimisation.learning_rate(step, base, steps, schedule, **settings)
+    return [session.run(rate, {step: s}) for s in at]
+
+
+def test_the_step_schedule_divides_by_10_exactly_at_60_and_80_per_cent(session):
+    at = [0, 29999, 30000, 39999, 40000, 49999]
+    np.testing.assert_allclose(rates(session, 50000, "step", at),
+                               [2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_step_schedule_of_very_short_runs_begins_at_the_base(session, steps):
+    assert rates(session, steps, "step", [0])[0] == pytest.approx(2e-4)
+
+
+def test_the_poly_schedule_is_the_papers(session):
+    at = [0, 1, 500, 999, 1000]
+    np.testing.assert_allclose(rates(session, 1000, "poly", at, base=.007, power=.9),
+                               [.007 * (1 - s / 1000) ** .9 for s in at], rtol=1e-4, atol=1e-12)
+
+
+def test_the_constant_schedule_and_an_unknown_one(session):
+    np.testing.assert_allclose(rates(session, 10, "constant", [0, 9], base=.5), .5)
+    with pytest.raises(ValueError, match="cosine"):
+        rates(session, 10, "cosine", [0])
+
+
+@pytest.fixture
+def problem(session):
+    """A loss scale * sum(w^2) / 2 with one moving statistic that an update op raises by 1."""
+    weights = tf.get_variable("weights", [3], initializer=tf.constant_initializer([1., -2., 3.]))
+    moving = tf.get_variable("moving_mean", [], initializer=tf.zeros_initializer(),
+                             trainable=False)
+    tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, tf.assign_add(moving, 1.))
+    scale = tf.placeholder_with_default(1., [])
+    return {"weights": weights, "moving": moving, "scale": scale,
+            "loss": scale * tf.nn.l2_loss(weights), "step": tf.train.get_or_create_global_step()}
+
+
+def build(session, problem, optimizer, rate=.1, momentum=.9):
+    update = optimisation.train_op(problem["loss"], optimizer, rate, momentum, problem["step"])
+    session.run(tf.global_variables_initializer())
+    return update
+
+
+def test_momentum_updates_as_its_formula(session, problem):
+    update = build(session, problem, "momentum")
+    weights, speed = np.array([1., -2., 3.]), 0
+    for _ in range(3):
+        session.run(update)
+        speed = .9 * speed + weights
+        weights = weights - .1 * speed
+    np.testing.assert_allclose(session.run(problem["weights"]), weights, rtol=1e-5)
+
+
+def test_adam_updates_as_its_formula(session, problem):
+    update = build(session, problem, "adam")
+    weights, first, second = np.array([1., -2., 3.]), 0, 0
+    for t in range(1, 4):
+        session.run(update)
+        first, second = .9 * first + .1 * weights, .999 * second + .001 * weights ** 2
+        weights = weights - .1 * (first / (1 - .9 ** t)) / (
+            np.sqrt(second / (1 - .999 ** t)) + 1e-8)
+    np.testing.assert_allclose(session.run(problem["weights"]), weights, rtol=1e-4)
+
+
+def test_an_update_moves_the_statistics_and_counts_the_step(session, problem):
+    update = build(session, problem, "adam")
+    session.run(update)
+    session.run(update)
+    assert session.run((problem["moving"], problem["step"])) == (2, 2)
+
+
+@pytest.mark.parametrize("optimizer", optimisation.OPTIMIZERS)
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_raises_and_changes_no_weight_slot_or_step(
+        session, problem, optimizer, scale):
+    update = build(session, problem, optimizer)
+    session.run(update)
+    kept = [v for v in tf.global_variables() if v is not problem["moving"]]
+    before = session.run(kept)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=optimisation.NOT_FINITE):
+        session.run(update, {problem["scale"]: scale})
+    for old, new in zip(before, session.run(kept)):
+        np.testing.assert_array_equal(old, new)
+    session.run(update)
+    assert np.isfinite(session.run(problem["weights"])).all()
+
+
+def test_a_gradient_that_is_not_finite_raises_though_the_loss_is_finite(session, problem):
+    weights = problem["weights"]
+    # sqrt has an infinite slope at 0.
+    problem["loss"] = tf.reduce_sum(tf.sqrt(weights - tf.stop_gradient(weights)))
+    update = build(session, problem, "momentum")
+    assert np.isfinite(session.run(problem["loss"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=optimisation.NOT_FINITE):
+        session.run(update)
+    np.testing.assert_array_equal(session.run(weights), [1, -2, 3])
+
+
+def test_an_unknown_optimizer_is_named(session, problem):
+    with pytest.raises(ValueError, match="sgd"):
+        build(session, problem, "sgd")
