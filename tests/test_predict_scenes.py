@@ -1,5 +1,7 @@
-"""predict.py on rasters: GeoTIFFs, many scenes, reruns, and inputs that end with one line. The model
-is a stand-in whose answer is known, so that every pixel of a map can be checked."""
+"""predict.py on rasters: GeoTIFFs, many scenes, reruns, and inputs that end with one line.
+
+The model is a stand-in whose answer is known, so that every pixel of a map can be checked.
+"""
 
 import os
 import signal
@@ -49,7 +51,8 @@ def call(logs, tmp_path, monkeypatch):
         return [brightest for _ in methods]
 
     monkeypatch.setattr(predict, "load_predictors", load_predictors)
-    monkeypatch.setattr(predict, "find_checkpoint", lambda run, which: (os.path.join(run, which), 7))
+    monkeypatch.setattr(predict, "find_checkpoint",
+                        lambda run, which: (os.path.join(run, which), 7))
 
     def run(*arguments):
         out = tmp_path / "out"

@@ -155,7 +155,8 @@ class Image(Raster):
                              "bands (red, green, blue); say which with --bands, as in --bands "
                              f"{'1 1 1' if self.bands < 3 else '3 2 1'}")
         if self.dtype.kind not in "uif":
-            raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real numbers")
+            raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real "
+                             "numbers")
         self.stretch = None
         if self.dtype != np.uint8:
             if stretch is None:
