@@ -27,18 +27,20 @@ RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1",
           "--summary_every", "1", "--seed", "3")
 
 
-def start(script, *arguments):
-    command = [sys.executable, *script.split(), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)
+# Only to end a process that hangs; a busy machine may take minutes.
+TIMEOUT = 1500
+
+
+def command(script, *arguments):
+    return [sys.executable, *script.split(), *map(str, arguments)]
 
 
 def call(script, *arguments, status=0):
     """(stdout, stderr) of a script that must end with `status`."""
-    process = start(script, *arguments)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == status, output + errors
-    return output, errors
+    done = subprocess.run(command(script, *arguments), cwd=REPOSITORY, text=True,
+                          capture_output=True, timeout=TIMEOUT)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def refusal(*arguments):
@@ -91,15 +93,15 @@ def trained(dataset, logs):
 @pytest.fixture(scope="module")
 def interrupted(dataset, logs):
     """(run folder, exit status, screen output) of a run that SIGINT met before its first save."""
-    process = start("train.py", *training_flags(
-        dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100))
+    flags = training_flags(dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100)
     lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("step 2:"):
-            process.send_signal(signal.SIGINT)
-    status = process.wait(timeout=300)
-    return str(logs / "interrupted"), status, "".join(lines) + process.stderr.read()
+    with subprocess.Popen(command("train.py", *flags), cwd=REPOSITORY, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("step 2:"):
+                process.send_signal(signal.SIGINT)
+    return str(logs / "interrupted"), process.returncode, "".join(lines)
 
 
 def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
