@@ -43,8 +43,8 @@ def parse_arguments():
                         help="scenes to train on; None means all labelled ones but --test_scene")
     parser.add_argument("--bands", type=positive, nargs=3, metavar="BAND",
                         help="bands of the scenes that are red, green and blue, of any depth: "
-                        "other than 8 bits are stretched from the 2nd to the 98th percentile of all "
-                        "scenes together; None means three bands of 8 bits")
+                        "other than 8 bits are stretched from the 2nd to the 98th percentile of "
+                        "all scenes together; None means three bands of 8 bits")
     parser.add_argument("--tiles", type=positive, default=100000, help="number of training tiles")
     parser.add_argument("--tile_size", type=positive, default=256, help="side of a tile, pixels")
     parser.add_argument("--crops_per_scene", choices=("area", "equal"), default="area",

@@ -82,7 +82,8 @@ def main():
         check_same_settings(run, settings)
     weights = pretrained.read_pretrained(args.pretrained) if origin else None
 
-    with tf.Graph().as_default(), tf.Session() as session:
+    with (tf.Graph().as_default(),
+          tf.Session(config=optimisation.repeatable_config()) as session):
         tf.set_random_seed(args.seed)
         model = build_graph(args, settings["model"], training)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver()}

@@ -119,8 +119,8 @@ def assert_apart(tiles, validation):
     """No training crop shares a pixel with a validation tile."""
     for tile in validation.itertuples():
         crops = tiles[tiles["scene"] == tile.scene]
-        overlap = (abs(crops["row"] - tile.row) < SIZE) & (abs(crops["column"] - tile.column) < SIZE)
-        assert not overlap.any()
+        near = (abs(crops["row"] - tile.row) < SIZE) & (abs(crops["column"] - tile.column) < SIZE)
+        assert not near.any()
 
 
 def test_no_crop_shares_a_pixel_with_validation(tile_set):

@@ -1,6 +1,7 @@
 """Loss, weight decay, learning-rate schedules and the train op."""
 
 import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from utils.classes import IGNORE
 
@@ -8,6 +9,16 @@ OPTIMIZERS = ("adam", "momentum")
 SCHEDULES = ("step", "poly", "constant")
 NOT_FINITE = "loss or gradient is not finite"
 STEP_BOUNDARIES, STEP_FACTOR = (0.6, 0.8), 0.1
+
+
+def repeatable_config():
+    """A tf.ConfigProto under which the same seed gives the same run, bit for bit, on one machine.
+
+    TensorFlow's arithmetic optimiser would join sums made in pairs (`train_op`) to one AddN again.
+    """
+    config = tf.ConfigProto()
+    config.graph_options.rewrite_options.arithmetic_optimization = RewriterConfig.OFF
+    return config
 
 
 def cross_entropy(logits, labels):
@@ -64,7 +75,11 @@ def train_op(loss, optimizer, rate, momentum, step):
         method = tf.train.MomentumOptimizer(rate, momentum)
     else:
         raise ValueError(f"optimizer {optimizer!r} is none of {', '.join(OPTIMIZERS)}")
-    gradients, variables = zip(*method.compute_gradients(loss, tf.trainable_variables()))
+    # Summed in pairs: AddN of three or more starts with whichever buffer is free by then, so that a
+    # run repeated with the same seed would differ in the last bits, and soon in the first.
+    gradients, variables = zip(*method.compute_gradients(
+        loss, tf.trainable_variables(),
+        aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE))
     norm = tf.linalg.global_norm(gradients)
     finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
                        [NOT_FINITE, loss, norm])
