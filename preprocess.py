@@ -101,6 +101,8 @@ def main():
         write_bands(folder, args.bands, stretch)
         replace_set(args.dataset, folder, TILE_FOLDERS, LISTS)
     except OSError as error:
+        if error.errno is None:
+            raise
         raise OSError(f"{args.dataset}: the tiles could not be written ({error.strerror or error});"
                       " free some space, or choose fewer --tiles or another --dataset") from error
     finally:

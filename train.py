@@ -43,7 +43,7 @@ def parse_arguments():
         help="on convolution weights; the paper's is 1e-4")
     add("--backbone", choices=list(BACKBONES), default="resnet_v2_50", help="below the ASPP")
     add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
-    add("--multi_grid", type=int, nargs=3, default=(1, 2, 4), metavar="RATE",
+    add("--multi_grid", type=positive, nargs=3, default=(1, 2, 4), metavar="RATE",
         help="factors on the atrous rate of the last block's units")
     add("--batch_norm_decay", type=probability, default=0.99,
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")

@@ -107,3 +107,8 @@ def test_settings_bring_the_table_back(table):
     again = ClassTable.from_settings(table.to_settings())
     assert again.names == table.names
     np.testing.assert_array_equal(again.colours, table.colours)
+
+
+def test_a_folder_in_place_of_the_table_is_named(tmp_path):
+    with pytest.raises(OSError, match=f"{tmp_path}: could not be read .* with --classes"):
+        read_classes(str(tmp_path))

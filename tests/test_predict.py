@@ -201,7 +201,7 @@ def test_inputs_that_cannot_be_mapped(call, scene, logs, tmp_path, draw_scene, r
         call("--label", label)
     with pytest.raises(ValueError, match="--compare needs a label"):
         call("--image", image, "--compare")
-    with pytest.raises(ValueError, match="its label could be replaced"):
+    with pytest.raises(ValueError, match="the label could be replaced"):
         call("--image", image, "--out", os.path.dirname(image))
     with pytest.raises(OSError, match="5.png: could not be made"):
         call("--image", image, "--out", tmp_path / "scenes" / "5.png")
@@ -210,11 +210,18 @@ def test_inputs_that_cannot_be_mapped(call, scene, logs, tmp_path, draw_scene, r
         call("--image", image, "--label", other[1])
     with pytest.raises(ValueError, match="classes.csv: 5 classes, but the run was trained on 3"):
         call("--image", image, "--classes", repository / "dataset/classes.csv")
+    # The map of 5.png would have this very name.
+    own = tmp_path / "labels" / "5_class.png"
+    own.parent.mkdir()
+    shutil.copy(label, own)
+    with pytest.raises(ValueError, match="labels: a scene or its label is in that folder"):
+        call("--image", image, "--label", own, "--out", own.parent)
 
     run = tmp_path / "other" / "wider"
     shutil.copytree(logs / "tiny" / "best", run / "best")
     runs.write_settings(str(run), {"model": MODEL | {"num_classes": 4}, "tile_size": WINDOW,
-                                   "classes": TABLE.to_settings()})
+                                   "classes": TABLE.to_settings() + [
+                                       {"name": "fourth", "colour": "#123456"}]})
     with pytest.raises(ValueError, match="checkpoint of another model: logits/"):
         call("--image", image, "--logs", run.parent, "--run", "wider")
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []

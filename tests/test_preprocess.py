@@ -392,7 +392,7 @@ def nothing(origin):
     (nothing, ("--tile_size", "301"), "1.png: 300 x 340 pixels (height x width), smaller than"),
     (nothing, ("--classes", "/no/such.csv"), "/no/such.csv: no class table there"),
     (nothing, ("--tiles", "0"), "--tiles: 0 is not 1 or more"),
-    (nothing, ("--seed", "-1"), "--seed: -1 is not 0 or more"),
+    (nothing, ("--seed", "-1"), "--seed: -1 is not from 0 to"),
     (nothing, ("--blur", "1.5"), "--blur: 1.5 is not between 0 and 1"),
     (nothing, ("--validation_fraction", "0.6"), "--validation_fraction is above 0.5"),
     (nothing, ("--rotate_90", "0.6"), "add up to more than 1"),
@@ -419,6 +419,20 @@ def test_bad_input_from_the_shell(tmp_path):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "utils.demo_scenes" in result.stderr
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("output, status, complaint", [
+    (">&-", 0, ""), ("> /dev/full", 2, "standard output: could not be written (No space"),
+    ("| true", 2, "standard output: could not be written (Broken pipe)")])
+def test_an_output_that_nobody_takes_is_not_blamed_on_the_tiles(small_dataset, output, status,
+                                                                complaint):
+    result = subprocess.run(
+        ["bash", "-c", f'"$@" {output}; exit "${{PIPESTATUS[0]}}"', "bash",
+         *command(small_dataset, *FLAGS, "--tiles", 4, "--processes", 1)],
+        capture_output=True, text=True, timeout=120)
+    assert result.returncode == status, result.stderr
+    assert complaint in result.stderr and result.stderr.count("\n") == (status != 0)
+    assert not [name for name in os.listdir(small_dataset) if "partial" in name]
 
 
 def test_starts_without_tensorflow(repository):

@@ -180,3 +180,12 @@ def test_the_colours_of_a_palette_decide_where_the_table_knows_them(tmp_path, dr
             dataset.write(indices[None])
         with Label(path, table) as opened:
             np.testing.assert_array_equal(_whole(opened), label, err_msg=name)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_usual_nodata_values_do_not_overflow(tmp_path, dtype):
+    samples = np.random.default_rng(0).random((3, 60, 60)).astype(dtype)
+    samples[:, :20] = nodata = np.finfo(dtype).min
+    with Image(_write(tmp_path / "1.tif", samples, nodata=nodata)) as image:
+        assert not _whole(image)[:20].any() and _whole(image)[20:].max() == 255

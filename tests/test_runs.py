@@ -11,7 +11,8 @@ import tensorflow.compat.v1 as tf
 
 from utils import runs
 
-SETTINGS = {"model": {"num_classes": 2}, "classes": [], "tile_size": 64}
+SETTINGS = {"model": {"num_classes": 2}, "tile_size": 64, "classes": [
+    {"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]}
 
 
 @pytest.fixture
@@ -134,6 +135,16 @@ def test_damaged_settings_are_named(logs, text):
         file.write(text)
     with pytest.raises(ValueError, match="a/settings.json: not "):
         runs.read_settings(run)
+
+
+@pytest.mark.parametrize("damage", [
+    {"classes": None}, {"classes": "abc"}, {"classes": SETTINGS["classes"][:1]},
+    {"classes": [{"name": "land"}] * 2}, {"classes": [{"name": "land", "colour": "zz"}] * 2},
+    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"}])
+def test_settings_of_wrong_values_are_named(tmp_path, damage):
+    runs.write_settings(str(tmp_path), SETTINGS | damage)
+    with pytest.raises(ValueError, match="settings.json: not the settings of a run"):
+        runs.read_settings(str(tmp_path))
 
 
 def test_a_checkpoint_folder_without_settings_is_named(logs):

@@ -39,6 +39,9 @@ def read_classes(path=DEFAULT_TABLE):
                             keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no class table there; give one with --classes") from None
+    except OSError as error:
+        raise OSError(f"{path}: could not be read ({error.strerror}); "
+                      "give a class table with --classes") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a class table: {error}") from None
     missing = {"id", "name", "colour"} - set(table.columns)

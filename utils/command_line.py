@@ -1,6 +1,7 @@
 """What the three scripts share on the command line: flags, progress, and how a mistake ends."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -35,10 +36,10 @@ def probability(text):
 
 
 def natural(text):
-    """argparse type: a whole number from 0."""
+    """argparse type: a whole number from 0 that TensorFlow's 64 bits hold."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 2^63")
     return value
 
 
@@ -90,10 +91,15 @@ class _LinePerUpdate:
     def write(self, text):
         text = text.strip("\r\n ")
         if text:
-            sys.stdout.write(text + "\n")
+            try:
+                sys.stdout.write(text + "\n")
+                sys.stdout.flush()
+            except OSError as error:
+                # Without an errno, so that no file that is being written takes the blame.
+                raise OSError(_output_failed(error)) from None
 
     def flush(self):
-        sys.stdout.flush()
+        pass
 
 
 def leave_on_signals():
@@ -113,14 +119,35 @@ def run_script(main):
     The rooms raise ValueError or OSError with the name of the file and what to do. Set
     DEEPLAB_TRACEBACK=1 to see where an error was raised.
     """
+    if sys.stdout is None:  # closed by the caller (>&-)
+        sys.stdout = open(os.devnull, "w")
     try:
-        sys.exit(main())
+        status = main()
+        _flush_output()
+        sys.exit(status)
     except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("DEEPLAB_TRACEBACK"):
             raise
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            _flush_output()
+        if isinstance(error, BrokenPipeError):
+            error = _output_failed(error)
         print(error_line(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _flush_output():
+    """Flushes stdout. Where that fails, Python must not try again at its end and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(_output_failed(error)) from None
+
+
+def _output_failed(error):
+    return (f"standard output: could not be written ({error.strerror}); let it be read to its end "
+            "or send it to a file with room")

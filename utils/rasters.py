@@ -169,7 +169,9 @@ class Image(Raster):
         if self.stretch is None:
             return samples
         low, high = self.stretch.T
-        samples = np.nan_to_num(samples.astype(np.float32), nan=0, posinf=0, neginf=0)
+        # Clipped first: nodata such as -3.4e38 would overflow, with a warning on stderr.
+        samples = np.clip(np.nan_to_num(samples, nan=0, posinf=0, neginf=0), low, high)
+        samples = samples.astype(np.float32)
         return np.clip((samples - low) * (255 / (high - low)) + .5, 0, 255).astype(np.uint8)
 
     def has_data(self, top, left, height, width):

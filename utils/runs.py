@@ -17,11 +17,11 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from utils.classes import ClassTable
 from utils.files import write_text
 
 NEWEST, BEST = "newest", "best"
 SETTINGS, SCORE = "settings.json", "score.json"
-NEEDED_SETTINGS = {"model", "classes", "tile_size"}
 
 
 def new_run_name(settings_name, seed):
@@ -62,9 +62,15 @@ def write_settings(run, settings):
 def read_settings(run):
     """The run's settings as a dict. Raises OSError, ValueError naming the file."""
     settings = _read_json(os.path.join(run, SETTINGS))
-    if not isinstance(settings, dict) or not NEEDED_SETTINGS <= set(settings):
+    try:
+        table = ClassTable.from_settings(settings["classes"])
+        complete = settings["tile_size"] > 0 and len(table) == settings["model"]["num_classes"]
+    except (KeyError, TypeError, ValueError):
+        complete = False
+    if not complete:
         raise ValueError(f"{os.path.join(run, SETTINGS)}: not the settings of a run, which have "
-                         f"{', '.join(sorted(NEEDED_SETTINGS))}; restore it or train again")
+                         "model, tile_size and a row of classes for each of the model's; "
+                         "restore it or train again")
     return settings
 
 
