@@ -256,8 +256,8 @@ def check_output_folder(folder, scenes):
     inputs = {os.path.realpath(os.path.dirname(path)) for scene in scenes
               for path in (scene.image_path, scene.label_path) if path}
     if os.path.realpath(folder) in inputs:
-        raise ValueError(f"{folder}: a scene or its label is in that folder, and the label could be "
-                         "replaced by the map; choose another folder with --out")
+        raise ValueError(f"{folder}: a scene or its label is in that folder, and the label could "
+                         "be replaced by the map; choose another folder with --out")
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
