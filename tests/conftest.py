@@ -1,11 +1,16 @@
 """Fixtures for all tests: tiny random scenes, and the shared data where it is present."""
 
 import pathlib
+import signal
 import sys
 
 import cv2
 import numpy as np
 import pytest
+
+# A shell's background job (a CI runner's, perhaps) inherits Ctrl-C as ignored, and so would the
+# scripts that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
