@@ -14,12 +14,13 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from deeplab_v3 import BACKBONES, deeplab_v3
+from deeplab_v3 import BACKBONES
 from utils import evaluation, optimisation, pretrained, runs, tiles
 from utils.classes import read_classes
 from utils.command_line import argument_parser, positive, probability, progress, run_script
-from utils.metrics import confusion_matrix
 from utils.scenes import find_scenes, read_bands, read_scene
+from utils.settings import check_same_settings, keep_start, run_settings
+from utils.training import training_graph
 
 
 def parse_arguments():
@@ -85,7 +86,7 @@ def main():
     with (tf.Graph().as_default(),
           tf.Session(config=optimisation.repeatable_config()) as session):
         tf.set_random_seed(args.seed)
-        model = build_graph(args, settings["model"], training)
+        model = training_graph(args, settings["model"], training)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver()}
         session.run(tf.global_variables_initializer())
         if resumes:
@@ -101,8 +102,8 @@ def main():
         runs.write_settings(run, settings)
 
         def evaluate(writer, step):
-            return write_evaluation(session, model, writer, step, table, validation, held_out,
-                                    tile_size, args.batch_size)
+            return evaluation.write_evaluation(session, model, writer, step, table, validation,
+                                               held_out, tile_size, args.batch_size)
 
         return train(args, session, model, savers, run, evaluate, training, table)
 
@@ -115,61 +116,6 @@ def read_held_out(args, table):
     except (FileNotFoundError, KeyError):
         print(f"{origin}: no labelled scene {args.test_scene}; training without watching it")
         return None
-
-
-def run_settings(args, table, tile_size, origin):
-    """What is written beside the checkpoint: enough for predict.py to build the model again."""
-    model = {"num_classes": len(table), "backbone": args.backbone,
-             "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
-             "pool1_padding": origin or pretrained.SLIM}
-    recipe = {name: getattr(args, name) for name in (
-        "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
-        "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset")}
-    return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
-            "training": recipe} | read_bands(args.dataset)
-
-
-def keep_start(run, settings):
-    """A resumed run's weights come from where they came from, whatever --pretrained says now."""
-    before = runs.read_settings(run)
-    settings["model"]["pool1_padding"] = before["model"].get("pool1_padding")
-    settings["training"]["pretrained"] = before.get("training", {}).get("pretrained")
-
-
-def check_same_settings(run, settings):
-    """Raises ValueError naming the settings in which a resumed run would differ from itself."""
-    def flat(value, name=""):
-        if not isinstance(value, dict):
-            return {name: value}
-        return {k: v for key, part in value.items() for k, v in flat(part, f"{name} {key}").items()}
-
-    before, now = flat(runs.read_settings(run)), flat(settings)
-    changed = [f"{name.split()[-1]} was {before.get(name)}, is {value}"
-               for name, value in now.items() if before.get(name) != value]
-    if changed:
-        raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
-                         "give the same, or another --run")
-
-
-def build_graph(args, model, training):
-    """The tensors and ops of training and of evaluation, by name."""
-    step = tf.train.get_or_create_global_step()
-    images, labels, start_of_data = tiles.training_batches(
-        training, args.batch_size, model["num_classes"], args.seed, step)
-    logits, _ = deeplab_v3(images, is_training=True, precision=args.precision,
-                           batch_norm_decay=args.batch_norm_decay,
-                           dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), step]), **model)
-    loss = optimisation.cross_entropy(logits, labels)
-    total = loss + optimisation.weight_decay_loss(args.weight_decay)
-    rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
-                                      args.power)
-    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step)
-
-    evaluated = tf.placeholder(tf.uint8, [None, None, None, 3], "evaluated")
-    logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
-    return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
-            "start_of_data": start_of_data, "evaluated": evaluated,
-            "probabilities": tf.nn.softmax(logits)}
 
 
 def train(args, session, model, savers, run, evaluate, training, table):
@@ -230,32 +176,6 @@ def train(args, session, model, savers, run, evaluate, training, table):
         return 130
     print(f"{run}: done; best mean-IoU on the validation tiles {best_score:.4f}")
     return 0
-
-
-def write_evaluation(session, model, writer, step, table, validation, held_out, tile_size,
-                     batch_size):
-    """Scores and pictures of this step to TensorBoard; returns the validation tiles' mean-IoU.
-
-    Without validation tiles it returns 0, so that the newest always counts as the best.
-    """
-    def predict(images):
-        return session.run(model["probabilities"], {model["evaluated"]: images})
-
-    matrix = evaluation.evaluate_tiles(predict, validation, table, batch_size)
-    values = evaluation.score_values("validation", matrix, table)
-    score = values.get("validation/mean_iou", 0.0)
-    if held_out:
-        image, label = held_out
-        prediction = evaluation.map_scene(predict, image, tile_size, batch_size)
-        values.update(evaluation.score_values(
-            "held_out", confusion_matrix(label, prediction, len(table)), table))
-        writer.add_summary(evaluation.picture_summary(image, label, prediction, table, tile_size),
-                           step)
-    writer.add_summary(evaluation.scalar_summary(values), step)
-    writer.flush()
-    print(f"step {step}: " + ", ".join(f"{tag} {value:.4f}" for tag, value in values.items()
-                                       if tag.endswith(("/mean_iou", "/accuracy"))), flush=True)
-    return score
 
 
 if __name__ == "__main__":

@@ -13,6 +13,31 @@ from utils.tiles import read_tile
 PICTURES = 4
 
 
+def write_evaluation(session, model, writer, step, table, validation, held_out, tile_size,
+                     batch_size):
+    """Scores and pictures of this step to TensorBoard; returns the validation tiles' mean-IoU.
+
+    Without validation tiles it returns 0, so that the newest always counts as the best.
+    """
+    def predict(images):
+        return session.run(model["probabilities"], {model["evaluated"]: images})
+
+    matrix = evaluate_tiles(predict, validation, table, batch_size)
+    values = score_values("validation", matrix, table)
+    score = values.get("validation/mean_iou", 0.0)
+    if held_out:
+        image, label = held_out
+        prediction = map_scene(predict, image, tile_size, batch_size)
+        values.update(score_values(
+            "held_out", confusion_matrix(label, prediction, len(table)), table))
+        writer.add_summary(picture_summary(image, label, prediction, table, tile_size), step)
+    writer.add_summary(scalar_summary(values), step)
+    writer.flush()
+    print(f"step {step}: " + ", ".join(f"{tag} {value:.4f}" for tag, value in values.items()
+                                       if tag.endswith(("/mean_iou", "/accuracy"))), flush=True)
+    return score
+
+
 def evaluate_tiles(predict, validation, table, batch_size):
     """Confusion matrix over the tiles of the list `validation`.
 

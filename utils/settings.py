@@ -1,0 +1,38 @@
+"""The settings of a run: what rebuilds the model, and what a resumed run must not change."""
+
+from utils import pretrained, runs
+from utils.scenes import read_bands
+
+
+def run_settings(args, table, tile_size, origin):
+    """What is written beside the checkpoint: enough for predict.py to build the model again."""
+    model = {"num_classes": len(table), "backbone": args.backbone,
+             "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
+             "pool1_padding": origin or pretrained.SLIM}
+    recipe = {name: getattr(args, name) for name in (
+        "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
+        "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset")}
+    return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
+            "training": recipe} | read_bands(args.dataset)
+
+
+def keep_start(run, settings):
+    """A resumed run's weights come from where they came from, whatever --pretrained says now."""
+    before = runs.read_settings(run)
+    settings["model"]["pool1_padding"] = before["model"].get("pool1_padding")
+    settings["training"]["pretrained"] = before.get("training", {}).get("pretrained")
+
+
+def check_same_settings(run, settings):
+    """Raises ValueError naming the settings in which a resumed run would differ from itself."""
+    def flat(value, name=""):
+        if not isinstance(value, dict):
+            return {name: value}
+        return {k: v for key, part in value.items() for k, v in flat(part, f"{name} {key}").items()}
+
+    before, now = flat(runs.read_settings(run)), flat(settings)
+    changed = [f"{name.split()[-1]} was {before.get(name)}, is {value}"
+               for name, value in now.items() if before.get(name) != value]
+    if changed:
+        raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
+                         "give the same, or another --run")
