@@ -68,8 +68,9 @@ def window_batches(read, height, width, window, overlap, batch_size):
     all_corners = itertools.product(window_starts(height, window[0], overlap),
                                     window_starts(width, window[1], overlap))
     while corners := list(itertools.islice(all_corners, batch_size)):
-        images = [np.pad(read(top, left, rows, columns), missing, mode="symmetric")
-                  for top, left in corners]
+        images = [read(top, left, rows, columns) for top, left in corners]
+        if (rows, columns) != tuple(window):
+            images = [np.pad(image, missing, mode="symmetric") for image in images]
         images += [np.zeros_like(images[0])] * (batch_size - len(corners))
         yield corners, np.stack(images)
 
