@@ -76,8 +76,8 @@ def train(arguments, run, flags, seed):
             process.terminate()  # where this script is asked to leave: it saves and leaves too
     if status:
         with open(path, encoding="utf-8") as output:
-            raise ValueError(f"{path}: train.py ended with status {status}: "
-                             f"{output.read().strip().splitlines()[-1:]}")
+            last = "".join(output.read().strip().splitlines()[-1:])
+        raise ValueError(f"{path}: train.py ended with status {status}: {last}")
     return final_scores(os.path.join(arguments.logs, run), arguments.steps)
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/ablation.py: its table, what it runs again, the scores it reads; training stands in."""
+"""benchmarks/ablation.py: its table, what it runs again, the scores it reads."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from utils.evaluation import scalar_summary
 
 @pytest.fixture
 def run_main(monkeypatch, tmp_path):
-    """Function(*flags) -> [(run, flags, seed)] that were trained; an option 'bad' fails."""
+    """Function(*flags) -> [(run, flags, seed)] that a stand-in trained; the option 'bad' fails."""
     monkeypatch.chdir(tmp_path)
 
     def run(*flags):

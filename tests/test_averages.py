@@ -118,7 +118,7 @@ def test_a_checkpoint_that_lacks_a_variables_average_is_refused(session, tmp_pat
 
 
 def small_model(images):
-    """Scopes by name, by object and within one another, as deeplab_v3 and its backbone have them."""
+    """Scopes by name, by object and within one another, as deeplab_v3 has them."""
     with tf.variable_scope("net", reuse=tf.AUTO_REUSE):
         net = conv2d_bn_relu(images, 4, 3, "unit", False, .99)
         with tf.variable_scope("logits") as scope:
