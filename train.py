@@ -16,8 +16,11 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
 from utils import evaluation, optimisation, pretrained, runs, tiles
+from utils.class_weights import CLASS_WEIGHTS
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, probability, progress, run_script
+from utils.command_line import (argument_parser, part_above_0, positive, probability, progress,
+                                run_script, share)
+from utils.losses import LOSSES
 from utils.scenes import find_scenes, read_bands, read_scene
 from utils.settings import check_same_settings, keep_start, run_settings
 from utils.training import training_graph
@@ -42,6 +45,18 @@ def parse_arguments():
     add("--momentum", type=probability, default=0.9, help="of the momentum optimizer")
     add("--weight_decay", type=float, default=5e-4,
         help="on convolution weights; the paper's is 1e-4")
+    add("--loss", choices=LOSSES, default="cross_entropy",
+        help="focal turns to pixels that are not learned yet, dice_cross_entropy to small classes")
+    add("--focal_gamma", type=above_zero, default=2.0, help="exponent of the focal loss")
+    add("--class_weights", choices=CLASS_WEIGHTS, default="none",
+        help="of rare classes more, by the class frequencies that preprocess.py wrote")
+    add("--hard_pixels", type=part_above_0, default=1.0, metavar="SHARE",
+        help="of each tile's pixels only the hardest count; 1: all")
+    add("--label_smoothing", type=share, default=0.0, metavar="SHARE",
+        help="of a label that goes to all classes alike")
+    add("--ema", type=share, default=0.0, metavar="DECAY",
+        help="of the moving average of the weights that is evaluated, kept as the best and used by "
+        "predict.py; .99 for a thousand steps, .999 and more for long runs; 0: no average")
     add("--backbone", choices=list(BACKBONES), default="resnet_v2_50", help="below the ASPP")
     add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
     add("--multi_grid", type=positive, nargs=3, default=(1, 2, 4), metavar="RATE",
@@ -87,7 +102,7 @@ def main():
           tf.Session(config=optimisation.repeatable_config()) as session):
         tf.set_random_seed(args.seed)
         model = training_graph(args, settings["model"], training)
-        savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver()}
+        savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver(model["averages"])}
         session.run(tf.global_variables_initializer())
         if resumes:
             checkpoint, step = runs.find_checkpoint(run, runs.NEWEST)
@@ -99,6 +114,8 @@ def main():
                   f"{', '.join(left_out) or 'nothing'}")
         else:
             print(f"{run}: random weights")
+        if not resumes:
+            session.run(model["start_of_averages"])
         runs.write_settings(run, settings)
 
         def evaluate(writer, step):
@@ -153,7 +170,7 @@ def train(args, session, model, savers, run, evaluate, training, table):
         bar.update()
         if step % args.summary_every == 0:
             writer.add_summary(evaluation.scalar_summary({
-                "loss/cross_entropy": values["loss"], "loss/with_weight_decay": values["total"],
+                f"loss/{args.loss}": values["loss"], "loss/with_weight_decay": values["total"],
                 "training/learning_rate": values["rate"],
                 "training/images_per_second": images / seconds}), step)
             images, seconds = 0, 0.0

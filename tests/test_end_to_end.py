@@ -190,6 +190,28 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     assert runs.find_checkpoint(run, runs.NEWEST)[1] == STEPS
 
 
+def test_all_that_helps_unbalanced_data_together(dataset, logs):
+    """And the best checkpoint holds the averages that the newest keeps beside the weights."""
+    flags = ("--steps", 2, "--ema", .9, "--loss", "dice_cross_entropy", "--class_weights",
+             "inverse_log", "--hard_pixels", .5, "--label_smoothing", .1)
+    call("train.py", *training_flags(dataset, logs, "unbalanced", *flags))
+    run = str(logs / "unbalanced")
+    losses = read_events(run)["loss/dice_cross_entropy"]
+    assert set(losses) == {1, 2} and np.isfinite(list(losses.values())).all()
+    best, newest = (tf.train.load_checkpoint(runs.find_checkpoint(run, which)[0])
+                    for which in (runs.BEST, runs.NEWEST))
+    for name in best.get_variable_to_shape_map():
+        average = newest.get_tensor(f"{name}/ExponentialMovingAverage")
+        np.testing.assert_array_equal(best.get_tensor(name), average)
+    for name in ("logits/weights", "resnet_v2_50/postnorm/moving_mean"):
+        assert (best.get_tensor(name) != newest.get_tensor(name)).any()
+    line = refusal(*training_flags(dataset, logs, "unbalanced", *flags, "--ema", 0,
+                                   "--hard_pixels", 1, "--class_weights", "none"))
+    for change in ("ema was 0.9, is 0.0", "hard_pixels was 0.5, is 1.0",
+                   "class_weights was inverse_log, is none"):
+        assert change in line
+
+
 def test_other_settings_are_refused_by_name(trained, dataset, logs):
     line = refusal(*training_flags(dataset, logs, "whole", "--learning_rate", ".001",
                                    "--batch_size", 3, "--output_stride", 8))

@@ -1,9 +1,8 @@
-"""utils/optimisation.py against numpy, scikit-learn and the published formulas."""
+"""utils/optimisation.py against numpy and the published formulas."""
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from sklearn.metrics import log_loss
 
 from utils import optimisation
 
@@ -12,33 +11,6 @@ from utils import optimisation
 def session():
     with tf.Graph().as_default(), tf.Session() as session:
         yield session
-
-
-def loss_and_gradient(session, logits, labels):
-    tensor = tf.constant(logits, tf.float32)
-    loss = optimisation.cross_entropy(tensor, tf.constant(labels))
-    return session.run((loss, tf.gradients(loss, tensor)[0]))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
-def test_cross_entropy_is_scikit_learns_over_the_counted_pixels(session, dtype):
-    random = np.random.default_rng(0)
-    logits, labels = random.normal(0, 3, (2, 5, 4, 6)), random.integers(0, 6, (2, 5, 4))
-    labels[random.random(labels.shape) < .4] = 255
-    counted = labels != 255
-    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    expected = log_loss(labels[counted], probabilities[counted], labels=range(6))
-    loss, gradient = loss_and_gradient(session, logits, labels.astype(dtype))
-    assert loss == pytest.approx(expected, rel=1e-5)
-    expected_gradient = (probabilities - np.eye(6)[labels * counted]) / counted.sum()
-    np.testing.assert_allclose(gradient, expected_gradient * counted[..., None], atol=1e-6)
-
-
-def test_where_all_pixels_are_ignored_loss_and_gradient_are_0(session):
-    loss, gradient = loss_and_gradient(session, np.ones((1, 2, 2, 3)),
-                                       np.full((1, 2, 2), 255, np.uint8))
-    assert loss == 0
-    np.testing.assert_array_equal(gradient, 0)
 
 
 def test_weight_decay_falls_on_convolution_weights_alone(session):

@@ -59,6 +59,14 @@ def share(text):
     return value
 
 
+def part_above_0(text):
+    """argparse type: a float in (0, 1]."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from above 0 to 1")
+    return value
+
+
 def scale(text):
     """argparse type: a float that pictures may be enlarged or reduced by."""
     value = float(text)

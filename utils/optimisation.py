@@ -1,9 +1,7 @@
-"""Loss, weight decay, learning-rate schedules and the train op."""
+"""Weight decay, learning-rate schedules and the train op."""
 
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-
-from utils.classes import IGNORE
 
 OPTIMIZERS = ("adam", "momentum")
 SCHEDULES = ("step", "poly", "constant")
@@ -19,19 +17,6 @@ def repeatable_config():
     config = tf.ConfigProto()
     config.graph_options.rewrite_options.arithmetic_optimization = RewriterConfig.OFF
     return config
-
-
-def cross_entropy(logits, labels):
-    """Mean cross-entropy over the pixels that count; 0 where all are ignored.
-
-    logits: float32 [batch, height, width, classes]. labels: integer [batch, height, width], 255
-    is ignored. Divided by the number of counted pixels, not of all (deeplab/utils/train_utils.py).
-    """
-    counted = tf.not_equal(labels, IGNORE)
-    ids = tf.where(counted, tf.cast(labels, tf.int32), tf.zeros_like(labels, tf.int32))
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
-    counted = tf.cast(counted, tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * counted), tf.reduce_sum(counted))
 
 
 def weight_decay_loss(factor):

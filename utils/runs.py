@@ -17,6 +17,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
+from utils.averages import average_name
 from utils.classes import ClassTable
 from utils.files import write_text
 
@@ -103,9 +104,12 @@ def newest_saver():
     return tf.train.Saver(max_to_keep=2, save_relative_paths=True)
 
 
-def best_saver():
-    """A Saver of the model's variables that keeps one checkpoint."""
-    return tf.train.Saver(model_variables(), max_to_keep=1, save_relative_paths=True)
+def best_saver(averages=None):
+    """A Saver of the model's variables that keeps one checkpoint.
+
+    averages: {name of a variable: variable holding its average}: saved under that name instead.
+    """
+    return tf.train.Saver(averages or model_variables(), max_to_keep=1, save_relative_paths=True)
 
 
 def save(session, saver, run, which, step):
@@ -131,18 +135,26 @@ def save(session, saver, run, which, step):
 
 def restore(session, saver, path):
     """Restores what `saver` covers from `path`; raises ValueError naming what does not fit."""
-    try:
-        stored = tf.train.list_variables(path)
-        _check_variables(path, stored, saver._var_list or tf.global_variables())
+    variables = saver._var_list or tf.global_variables()
+    if not isinstance(variables, dict):
+        variables = {variable.op.name: variable for variable in variables}
+    with _damage_named(path):
+        _check_variables(path, tf.train.list_variables(path), variables)
         saver.restore(session, path)
-    except tf.errors.OpError as error:
-        raise ValueError(f"{path}: checkpoint is damaged ({_first_line(error)}); "
-                         "restore it from a copy or train again") from error
 
 
 def restore_model(session, path):
-    """Restores all model variables of the current graph by name, or raises ValueError."""
-    restore(session, best_saver(), path)
+    """Restores all model variables of the current graph by name, or raises ValueError.
+
+    Where the checkpoint holds moving averages (a newest one of a run with --ema), it is these that
+    the variables get.
+    """
+    with _damage_named(path):
+        stored = dict(tf.train.list_variables(path))
+    variables = {variable.op.name: variable for variable in model_variables()}
+    if any(average_name(name) in stored for name in variables):
+        variables = {average_name(name): variable for name, variable in variables.items()}
+    restore(session, tf.train.Saver(variables), path)
 
 
 def write_best_score(run, step, score):
@@ -169,11 +181,21 @@ def stop_event():
     return event
 
 
+@contextlib.contextmanager
+def _damage_named(path):
+    """TensorFlow's errors while reading checkpoint `path` as a ValueError that names it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path}: checkpoint is damaged ({_first_line(error)}); "
+                         "restore it from a copy or train again") from error
+
+
 def _check_variables(path, stored, variables):
     shapes = dict(stored)
     wrong = [f"{name} is missing" if name not in shapes else
              f"{name} has shape {shapes[name]}, not {shape}"
-             for name, shape in ((v.op.name, v.shape.as_list()) for v in variables)
+             for name, shape in ((name, v.shape.as_list()) for name, v in variables.items())
              if shapes.get(name) != shape]
     if wrong:
         raise ValueError(f"{path}: checkpoint of another model: {'; '.join(wrong[:3])}"

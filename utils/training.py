@@ -3,7 +3,9 @@
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
-from utils import optimisation, tiles
+from utils import averages, optimisation, runs, tiles
+from utils.class_weights import read_class_weights
+from utils.losses import segmentation_loss
 
 
 def training_graph(args, model, training):
@@ -14,14 +16,23 @@ def training_graph(args, model, training):
     logits, _ = deeplab_v3(images, is_training=True, precision=args.precision,
                            batch_norm_decay=args.batch_norm_decay,
                            dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), step]), **model)
-    loss = optimisation.cross_entropy(logits, labels)
+    loss = segmentation_loss(
+        logits, labels, args.loss,
+        read_class_weights(args.class_weights, args.dataset, model["num_classes"]),
+        args.hard_pixels, args.label_smoothing, args.focal_gamma)
     total = loss + optimisation.weight_decay_loss(args.weight_decay)
     rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
                                       args.power)
     update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step)
+    averaged = {}
+    if args.ema:
+        update, averaged = averages.keep_averages(update, runs.model_variables(), args.ema, step)
 
     evaluated = tf.placeholder(tf.uint8, [None, None, None, 3], "evaluated")
-    logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
+    with averages.using_averages(averaged):
+        logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
     return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
-            "start_of_data": start_of_data, "evaluated": evaluated,
+            "start_of_data": start_of_data, "averages": averaged,
+            "start_of_averages": tf.variables_initializer(list(averaged.values())),
+            "evaluated": evaluated,
             "probabilities": tf.nn.softmax(logits)}

@@ -1,0 +1,163 @@
+"""What each of train.py's options gains: equal runs, one option at a time, over several seeds.
+
+Run as: python -m benchmarks.ablation --dataset dataset/dubai --origin ../shared/data/dubai \\
+            --steps 600 --seeds 0 1 2 --common '--pretrained none --precision bfloat16 \\
+            --batch_size 8 --learning_rate 5e-4 --schedule poly --weight_decay 1e-4'
+
+Each run is a train.py of its own with --common, the option's flags and a seed, evaluated once at
+its end. A row is added to --out as each ends, and those that are there already are not run again:
+stopped or killed, the same command goes on. --option NAME='FLAGS' adds options, --only chooses.
+"""
+
+import utils.quiet  # noqa: F401  (before TensorFlow)
+
+import contextlib
+import glob
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import tensorflow.compat.v1 as tf
+
+from utils.command_line import argument_parser, leave_on_signals, natural, positive, run_script
+from utils.files import write_text
+from utils.runs import NEWEST
+
+BASELINE = "baseline"
+OPTIONS = {
+    BASELINE: "",
+    "focal": "--loss focal",
+    "dice_cross_entropy": "--loss dice_cross_entropy",
+    "median_frequency": "--class_weights median_frequency",
+    "inverse_log": "--class_weights inverse_log",
+    "hard_pixels": "--hard_pixels 0.25",
+    "label_smoothing": "--label_smoothing 0.1",
+    "ema": "--ema 0.99"}
+# Columns of the table and the curves of train.py whose last points they are.
+SCORES = {"mean-IoU": "held_out/mean_iou", "accuracy": "held_out/accuracy",
+          "validation mean-IoU": "validation/mean_iou"}
+
+
+def final_scores(run, step):
+    """{column of SCORES: value} at `step` from the event files in folder `run`; ValueError."""
+    values = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(run), "events.out.*"))):
+        with contextlib.suppress(tf.errors.DataLossError):  # where a killed run was writing
+            for event in tf.train.summary_iterator(path):
+                if event.step == step:
+                    values |= {value.tag: value.simple_value for value in event.summary.value}
+    missing = set(SCORES.values()) - set(values)
+    if missing:
+        raise ValueError(f"{run}: no {', '.join(sorted(missing))} of step {step}; the data set "
+                         "needs validation tiles and a labelled held-out scene (--origin)")
+    return {column: values[tag] for column, tag in SCORES.items()}
+
+
+def train(arguments, run, flags, seed):
+    """Runs train.py to its end, from its newest checkpoint on if it has one; its final scores.
+
+    Its output goes to <logs>/<run>.txt. Raises ValueError with its last line where it fails.
+    """
+    command = [sys.executable, "train.py", "--dataset", arguments.dataset, "--classes",
+               arguments.classes, "--test_scene", arguments.test_scene, "--logs", arguments.logs,
+               "--run", run, "--seed", str(seed), "--test_display", str(arguments.steps)]
+    command += ["--origin", arguments.origin] if arguments.origin else []
+    path = os.path.join(arguments.logs, f"{run}.txt")
+    os.makedirs(arguments.logs, exist_ok=True)
+    with (open(path, "a", encoding="utf-8") as output,
+          subprocess.Popen(command + shlex.split(flags), stdout=output,
+                           stderr=output) as process):
+        try:
+            status = process.wait()
+        finally:
+            process.terminate()  # where this script is asked to leave: it saves and leaves too
+    if status:
+        with open(path, encoding="utf-8") as output:
+            last = "".join(output.read().strip().splitlines()[-1:])
+        raise ValueError(f"{path}: train.py ended with status {status}: {last}")
+    return final_scores(os.path.join(arguments.logs, run), arguments.steps)
+
+
+def summary(rows):
+    """A row an option: mean and standard deviation over its seeds, and by how much its mean-IoU is
+    above the baseline's of the same seeds. rows: option, seed and the columns of SCORES."""
+    scores = rows.set_index(["option", "seed"])[list(SCORES)].astype(float)
+    if BASELINE in rows["option"].values:
+        baseline = scores.loc[BASELINE, "mean-IoU"]
+        scores.insert(1, "gain", scores["mean-IoU"].sub(baseline, level="seed"))
+    options = scores.groupby("option", sort=False)
+    table = options.mean()
+    for column in ("gain", "mean-IoU"):
+        if column in table:
+            table.insert(table.columns.get_loc(column) + 1, f"{column} +-", options[column].std())
+    table.insert(0, "seeds", options.size())
+    return table
+
+
+def read_rows(path, planned):
+    """The finished rows in `path`, if it is there; ValueError if one differs from its plan.
+
+    planned: {(option, seed): flags}.
+    """
+    if not os.path.exists(path):
+        return pd.DataFrame(columns=["option", "seed", "flags", *SCORES])
+    rows = pd.read_csv(path)
+    for row in rows.itertuples():
+        flags = planned.get((row.option, row.seed), row.flags)
+        if flags != row.flags:
+            raise ValueError(f"{path}: {row.option}, seed {row.seed}, was run with '{row.flags}', "
+                             f"not '{flags}'; choose another --out and --logs")
+    return rows
+
+
+def main():
+    parser = argument_parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--logs", default="logs/ablation", metavar="FOLDER", help="of the runs")
+    add("--out", default="ablation.csv", metavar="FILE", help="table of the finished runs")
+    add("--steps", type=positive, default=600, help="of each run")
+    add("--seeds", type=natural, nargs="+", default=[0])
+    add("--common", default="--pretrained none", metavar="FLAGS", help="of train.py, for all runs")
+    add("--option", action="append", default=[], metavar="NAME=FLAGS",
+        help="one more option, or other flags for a known one; may be repeated")
+    add("--only", nargs="+", metavar="NAME", help="of all options; None means all")
+    arguments = parser.parse_args()
+    leave_on_signals()
+    options = OPTIONS | {name: flags for name, _, flags in
+                         (text.partition("=") for text in arguments.option)}
+    unknown = sorted(set(arguments.only or []) - set(options))
+    if unknown:
+        raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(options)}")
+    # Seed by seed, so that all options can be compared as soon as the first is through.
+    planned = {(name, seed): f"--steps {arguments.steps} {arguments.common} {flags}".strip()
+               for seed in arguments.seeds for name, flags in options.items()
+               if name in (arguments.only or options)}
+    rows, failed = read_rows(arguments.out, planned), []
+    finished = set(zip(rows["option"], rows["seed"]))
+    for (name, seed), flags in planned.items():
+        if (name, seed) in finished:
+            continue
+        run = f"{name}-seed{seed}"
+        print(f"{run}: {flags}", flush=True)
+        try:
+            scores = train(arguments, run, flags, seed)
+        except ValueError as error:
+            failed.append(str(error))
+            continue
+        row = pd.DataFrame([{"option": name, "seed": seed, "flags": flags} | scores])
+        rows = pd.concat([rows, row]) if len(rows) else row
+        write_text(arguments.out, rows.to_csv(index=False, lineterminator="\n"))
+        # Half a gigabyte that nobody goes on from.
+        shutil.rmtree(os.path.join(arguments.logs, run, NEWEST))
+        print(summary(rows).round(4).to_string(na_rep=""), flush=True)
+    if failed:
+        raise ValueError("; ".join(failed))
+    print(f"{arguments.out}: all {len(planned)} runs are there")
+    print(summary(rows).round(4).to_string(na_rep=""))
+
+
+if __name__ == "__main__":
+    run_script(main)
