@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -182,10 +183,14 @@ def _keras_model(pretrained):
     for include_top in (False, True):
         model = build(weights=None, include_top=include_top)
         try:
-            model.load_weights(pretrained)
+            # Keras warns of each layer by itself before it raises one error of all.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.load_weights(pretrained)
             return model
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            errors.append(str(error).strip().splitlines()[0][:200])
+            reason = str(error).strip().splitlines()[0].split(" Example error message")[0]
+            errors.append(reason[:200])
     raise ValueError(f"{pretrained}: not the weights of Keras's ResNet50V2 ({errors[0]})")
 
 
