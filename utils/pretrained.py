@@ -10,7 +10,6 @@ import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from utils import runs
-from utils.runs import model_variables
 
 SLIM, KERAS = "slim", "keras"
 EXPECTED = ("--pretrained is none, imagenet, a Keras ResNet50V2 .h5, the prefix of a TF-slim "
@@ -90,7 +89,7 @@ def assign_backbone(session, weights, backbone, source):
     ValueError naming the variables that are missing or differ in shape; then nothing is changed.
     Returns the names of those left out.
     """
-    variables = [v for v in model_variables() if v.op.name.startswith(backbone + "/")]
+    variables = [v for v in runs.model_variables() if v.op.name.startswith(backbone + "/")]
     first = next(v for v in variables if v.op.name == f"{backbone}/conv1/weights")
     kernel = weights.get(first.op.name, np.empty(0))
     if kernel.ndim == 4 and kernel.shape[2] == 3:
@@ -106,7 +105,7 @@ def assign_model(session, weights, run):
     naming the variables that are missing or differ in shape otherwise; then nothing is changed.
     Returns the names of those that start anew.
     """
-    variables = model_variables()
+    variables = runs.model_variables()
     anew = [v.op.name for v in variables if v.op.name.startswith("logits/")
             and v.op.name in weights and weights[v.op.name].shape[-1] != v.shape[-1]]
     _assign(session, weights, [v for v in variables if v.op.name not in anew], run, "this model")
