@@ -13,11 +13,16 @@ ASPP_RATES = (6, 12, 18)
 
 def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
                multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
-               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0)):
+               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0), bands=3,
+               freeze_batch_norm=False):
     """Logits of every pixel.
 
-    images: RGB [batch, height, width, 3] in 0..255, uint8 or float, of any height and width.
+    images: [batch, height, width, bands] in 0..255, uint8 or float, of any height and width; RGB
+        or as many `bands` as the scenes have.
     is_training: Python bool: batch statistics and dropout, or moving statistics and none.
+    freeze_batch_norm: the backbone (every batch norm up to and with postnorm) uses its moving
+        statistics in training too, and leaves them as they are. (deeplab's fine_tune_batch_norm
+        False freezes those of pyramid and head as well, which here start from nothing.)
     precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
     dropout_seed: int [2], constant or tensor; the mask is a function of it alone, so a run that
         seeds it with its step repeats exactly.
@@ -33,6 +38,9 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r} is not one of {', '.join(BACKBONES)}")
+    if images.shape[-1] != bands:
+        raise ValueError(f"images of {images.shape[-1]} band(s), but the model takes {bands}; cut "
+                         "the tiles with the --bands that they are to have")
     height, width = (known or tf.shape(images)[axis]
                      for axis, known in enumerate(images.shape.as_list()[1:3], start=1))
     padded_height, padded_width = _odd_size(height), _odd_size(width)
@@ -40,7 +48,8 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     net = tf.cast(images, tf.float32) * (2 / 255) - 1
     net = tf.pad(net, [[0, 0], [0, padded_height - height], [0, padded_width - width], [0, 0]])
     net, end_points = BACKBONES[backbone](
-        tf.cast(net, precision), is_training, output_stride, multi_grid, scope=backbone,
+        tf.cast(net, precision), is_training and not freeze_batch_norm, output_stride, multi_grid,
+        scope=backbone,
         batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding)
     net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay)
     if is_training:

@@ -52,10 +52,11 @@ def parse_arguments():
         help="every N-th of the scenes from the K-th on, for a job array")
     add("--probabilities", action="store_true",
         help="also write a band a class: 0 to 254 for probabilities of 0 to 1, 255 for nodata")
-    add("--bands", type=positive, nargs=3, default=None, metavar="BAND",
-        help="bands of a scene that are red, green and blue; None means the run's, or 1 2 3. "
-        "Samples of other than 8 bits are stretched, from the run's limits where it has some for "
-        "these bands, otherwise from the 2nd to the 98th percentile of the scene itself")
+    add("--bands", type=positive, nargs="+", default=None, metavar="BAND",
+        help="bands of a scene that stand for those the run was trained on, in their order; None "
+        "means the run's own numbers, or 1 2 3. Samples of other than 8 bits are stretched, from "
+        "the run's limits where it has some for these bands, otherwise from the 2nd to the 98th "
+        "percentile of the scene itself")
     add("--window", type=positive, default=None, metavar="PIXELS",
         help="side of a window; None means the size that the run was trained on")
     add("--overlap", type=share, default=0.5,
@@ -84,11 +85,13 @@ def main():
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
     table = choose_table(settings, arguments.classes)
+    check_bands(run, settings, arguments.bands)
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)
     source = {"run": os.path.basename(run), "step": str(step)}
     if arguments.export:
         export_model(arguments.export, checkpoint, settings, arguments.precision)
-        print(f"written: {arguments.export} (run {source['run']}, step {step})")
+        print(f"written: {arguments.export} (run {source['run']}, step {step}); it takes images of "
+              f"bands {' '.join(map(str, settings.get('bands') or ('red, green, blue',)))}")
         return 0
 
     scenes = find_scenes_to_map(arguments)
@@ -131,6 +134,14 @@ def main():
     for line in errors:
         print(line, file=sys.stderr)
     return 2 if errors else 0
+
+
+def check_bands(run, settings, bands):
+    """Raises ValueError where --bands gives the model of the run more or fewer than it takes."""
+    trained = settings["model"].get("bands", len(RGB))
+    if bands and len(bands) != trained:
+        raise ValueError(f"--bands {' '.join(map(str, bands))}: {len(bands)} band(s), but {run} "
+                         f"was trained on {trained}; name as many")
 
 
 def load_predictors(stack, settings, window, precision, methods, checkpoint):
@@ -199,8 +210,8 @@ def open_scene(scene, arguments, settings, table):
 
 
 def input_tags(image):
-    """How the scene's samples became RGB, for the map's file."""
-    tags = {"bands": " ".join(map(str, image.rgb_bands))}
+    """How the scene's samples became the model's input, for the map's file."""
+    tags = {"bands": " ".join(map(str, image.chosen_bands))}
     if image.stretch is not None:
         tags["stretch"] = ", ".join(f"{low:g} {high:g}" for low, high in image.stretch)
     return tags

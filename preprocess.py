@@ -21,9 +21,8 @@ from utils.command_line import (argument_parser, leave_on_signals, positive, pro
 from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import remove_unfinished, replace_set
-from utils.rasters import common_stretch
-from utils.scenes import (BANDS, choose_scenes, encode_png, find_scenes, read_scene,
-                          write_bands)
+from utils.scenes import (BANDS, choose_scenes, common_stretch, encode_png, encode_tile,
+                          find_scenes, read_scene, write_bands)
 from utils.workers import map_in_processes
 
 TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
@@ -41,10 +40,11 @@ def parse_arguments():
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--scenes", nargs="+", metavar="NAME",
                         help="scenes to train on; None means all labelled ones but --test_scene")
-    parser.add_argument("--bands", type=positive, nargs=3, metavar="BAND",
-                        help="bands of the scenes that are red, green and blue, of any depth: "
-                        "other than 8 bits are stretched from the 2nd to the 98th percentile of "
-                        "all scenes together; None means three bands of 8 bits")
+    parser.add_argument("--bands", type=positive, nargs="+", metavar="BAND",
+                        help="bands of the scenes to learn from, as many as you like, of any "
+                        "depth; red, green and blue first suits pretrained weights. Other than 8 "
+                        "bits are stretched from the 2nd to the 98th percentile of all scenes "
+                        "together; None means three bands of 8 bits")
     parser.add_argument("--tiles", type=positive, default=100000, help="number of training tiles")
     parser.add_argument("--tile_size", type=positive, default=256, help="side of a tile, pixels")
     parser.add_argument("--crops_per_scene", choices=("area", "equal"), default="area",
@@ -173,7 +173,7 @@ def plan_crops(args, labels, cells):
 def write_tile(folder, part, number, image, label):
     """Writes both PNGs; gives their names relative to `folder`, with forward slashes."""
     names = f"{part}/images/{number:06d}.png", f"{part}/labels/{number:06d}.png"
-    for name, data in zip(names, (encode_png(image, photo=True), encode_png(label))):
+    for name, data in zip(names, (encode_tile(image), encode_png(label))):
         with open(os.path.join(folder, name), "wb") as file:
             file.write(data)
     return names

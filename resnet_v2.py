@@ -22,7 +22,7 @@ def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
                  scope="resnet_v2_50", batch_norm_decay=0.99, pool1_padding="slim"):
     """ResNet-v2-50 without its classifier.
 
-    inputs: float [batch, height, width, 3] in [-1, 1]; its dtype is the one computed in.
+    inputs: float [batch, height, width, bands] in [-1, 1]; its dtype is the one computed in.
     output_stride: 8, 16 or 32; strides beyond it become atrous rates (arXiv 1706.05587, 3.1).
     multi_grid: factors on the atrous rate of block4's three units (same paper, 3.2.1).
     pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights

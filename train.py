@@ -2,7 +2,8 @@
 
 Where the weights come from, in this order:
 1. a run: --run NAME of a folder with a checkpoint resumes it, whatever --pretrained says;
-2. ImageNet: --pretrained imagenet, or the path of a Keras .h5 or TF-slim checkpoint;
+2. pretrained: --pretrained imagenet, the path of a Keras .h5 or TF-slim checkpoint (the backbone's
+   weights), or the folder of another run of train.py (all weights, of its best checkpoint);
 3. nothing: --pretrained none draws random weights.
 """
 
@@ -32,8 +33,15 @@ def parse_arguments():
     add("--logs", default="logs", help="folder of all runs, for tensorboard --logdir")
     add("--run", help="name of this run's folder; that of a run with a checkpoint resumes it; "
         "None makes a new name")
-    add("--pretrained", default="imagenet", metavar="none|imagenet|PATH",
-        help="first weights of the backbone; PATH: a Keras ResNet50V2 .h5 or a TF-slim checkpoint")
+    add("--pretrained", default="imagenet", metavar="none|imagenet|PATH|RUN",
+        help="first weights; PATH: of a Keras ResNet50V2 .h5 or a TF-slim checkpoint, for the "
+        "backbone; RUN: the folder of another run, for the whole model (its last layer starts "
+        "anew where the number of classes differs)")
+    add("--freeze_batch_norm", action="store_true",
+        help="keep all of the backbone's batch norm (statistics, gamma, beta) as pretrained; for "
+        "small batches and small data sets")
+    add("--backbone_lr_factor", type=above_zero, default=1.0, metavar="FACTOR",
+        help="on the backbone's learning rate; .1 for small data sets")
     add("--steps", type=positive, default=50000, help="number of training steps")
     add("--batch_size", type=positive, default=16, help="tiles a step")
     add("--optimizer", choices=optimisation.OPTIMIZERS, default="adam",
@@ -93,10 +101,13 @@ def main():
     resumes = runs.has_checkpoint(run)
     origin = None if resumes else pretrained.origin_of(args.pretrained)
     settings = run_settings(args, table, tile_size, origin)
+    if args.freeze_batch_norm and not (resumes or origin):
+        raise ValueError("--freeze_batch_norm: random weights have no statistics to freeze; leave "
+                         "it out or name weights with --pretrained")
     if resumes:
         keep_start(run, settings)
         check_same_settings(run, settings)
-    weights = pretrained.read_pretrained(args.pretrained) if origin else None
+    weights = origin and pretrained.read_pretrained(args.pretrained, settings["model"])
 
     with (tf.Graph().as_default(),
           tf.Session(config=optimisation.repeatable_config()) as session):
@@ -109,9 +120,8 @@ def main():
             runs.restore(session, savers[runs.NEWEST], checkpoint)
             print(f"{run}: resumed at step {step}")
         elif weights:
-            left_out = pretrained.assign_backbone(session, weights, args.backbone, args.pretrained)
-            print(f"{run}: backbone from {args.pretrained}; not used: "
-                  f"{', '.join(left_out) or 'nothing'}")
+            print(f"{run}: "
+                  + pretrained.assign_weights(session, weights, args.backbone, args.pretrained))
         else:
             print(f"{run}: random weights")
         if not resumes:

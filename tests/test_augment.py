@@ -45,6 +45,22 @@ def test_photometric_changes_touch_the_image_and_never_the_label(tile, name):
     assert done.split("=")[0] == name
 
 
+@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_any_number_of_bands_goes_through_as_its_bands_alone(name, bands):
+    """Each band of a tile comes out as it does from a tile of that band only, to the last bit."""
+    random = np.random.default_rng(bands)
+    image = random.integers(0, 256, (32, 32, bands)).astype(np.uint8)
+    label = random.integers(0, 5, (32, 32)).astype(np.uint8)
+    changed, changed_label, _ = one(name, image, label)
+    assert changed.shape == image.shape and changed.dtype == np.uint8
+    assert (changed != image).any()
+    for band in range(bands):
+        alone, label_alone, _ = one(name, image[..., band:band + 1], label)
+        np.testing.assert_array_equal(changed[..., band], alone[..., 0])
+        np.testing.assert_array_equal(changed_label, label_alone)
+
+
 def test_nothing_is_done_with_probabilities_of_zero(tile):
     for seed in range(50):
         image, label, done = augment(*tile, NEVER, GAMMA_RANGE, np.random.default_rng(seed))

@@ -307,8 +307,33 @@ def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
         "logits/weights", "logits/biases"}
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_frozen_batch_norm_trains_the_backbone_as_it_is_evaluated(model, precision):
+    """Features, and their gradient by a kernel, are those of the moving statistics; pyramid and
+    head use the batch's."""
+    images = random_images(2, 33, 33, 3)
+    name = "resnet_v2_50/block4/unit_3/bottleneck_v2/conv2/weights"
+    values = {}
+    for frozen, is_training in ((True, True), (False, False)):
+        with model.graph.as_default():
+            model.graph.clear_collection(tf.GraphKeys.UPDATE_OPS)
+            _, end_points = model.call(is_training, precision=precision, freeze_batch_norm=frozen)
+            moved = [op.op.inputs[0].op.name for op in tf.get_collection(tf.GraphKeys.UPDATE_OPS)]
+            gradient, = tf.gradients(end_points["postnorm"], model.variables[name])
+        values[frozen] = model.session.run([end_points["postnorm"], gradient, end_points["aspp"]],
+                                           {model.images: images})
+        # Five branches and the projection, each with a mean and a variance.
+        assert len(moved) == (12 if frozen else 0)
+        assert not [name for name in moved if name.startswith("resnet_v2_50/")]
+    for ours, expected in zip(values[True][:2], values[False][:2]):
+        np.testing.assert_array_equal(ours, expected)
+        assert np.abs(ours.astype(np.float32)).max() > 0
+    assert (values[True][2] != values[False][2]).any()
+
+
 @pytest.mark.parametrize("settings, message", [
     ({"backbone": "vgg"}, "backbone 'vgg'"), ({"output_stride": 32}, "output stride 32"),
+    ({"bands": 4}, r"images of 3 band\(s\), but the model takes 4"),
     ({"multi_grid": (1,)}, "multi-grid")])
 def test_settings_that_do_not_fit_are_named(settings, message):
     with tf.Graph().as_default(), pytest.raises(ValueError, match=message):

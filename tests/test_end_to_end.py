@@ -15,11 +15,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
+import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
 from conftest import REPOSITORY, draw_scene, write_small_dataset
 from utils import runs
 from utils.classes import DEFAULT_TABLE, read_classes
+from utils.rasters import Image
 from utils.scenes import write_png
 
 STEPS = 6
@@ -256,6 +259,64 @@ def test_the_scores_of_predict_are_those_of_its_written_map(trained, dataset, lo
          "--prediction", tmp_path / "5_class.png", "--csv", tmp_path / "again.csv")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "5_scores.csv"),
                                   pd.read_csv(tmp_path / "again.csv"))
+
+
+def test_four_bands_and_a_start_from_that_run_with_other_classes(tmp_path):
+    """GeoTIFFs of four bands of 16 bits through the whole chain; then their weights, batch norm
+    frozen, for seven classes."""
+    for name in ("1", "5"):
+        image, label = draw_scene(150, 170, seed=int(name))
+        samples = np.concatenate([image, image[..., :1] // 2], axis=-1).astype(np.uint16) * 9
+        (tmp_path / "origin").mkdir(exist_ok=True)
+        with rasterio.open(tmp_path / "origin" / f"{name}.tif", "w", driver="GTiff", count=4,
+                           height=150, width=170, dtype="uint16") as scene:
+            scene.write(np.moveaxis(samples, -1, 0))
+        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
+    shared = ("--dataset", tmp_path, "--logs", tmp_path / "logs")
+    call("preprocess.py", "--dataset", tmp_path, "--tiles", 4, "--tile_size", 64, "--bands",
+         4, 3, 2, 1, "--validation_fraction", .2)
+    call("train.py", *shared, "--run", "four", "--steps", 2, *RECIPE)
+    run = str(tmp_path / "logs" / "four")
+    assert runs.read_settings(run)["model"]["bands"] == 4
+    weights = tf.train.load_checkpoint(runs.find_checkpoint(run, runs.BEST)[0])
+    assert weights.get_tensor("resnet_v2_50/conv1/weights").shape == (7, 7, 4, 64)
+
+    call("predict.py", *shared, "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0)
+    output, _ = call("predict.py", *shared, "--export", tmp_path / "exported")
+    assert "it takes images of bands 4 3 2 1" in output
+    with Image(str(tmp_path / "origin" / "5.tif"), (4, 3, 2, 1),
+               runs.read_settings(run)["stretch"]) as image:
+        window = image.read(0, 0, 64, 64)
+    model = tf2.saved_model.load(str(tmp_path / "exported")).signatures["serving_default"]
+    probabilities = model(images=tf2.constant(window[None]))["probabilities"].numpy()
+    with rasterio.open(tmp_path / "out" / "5_class.tif") as scene:
+        assert (scene.read(1)[:64, :64] == probabilities[0].argmax(-1)).mean() > .999
+
+    classes = tmp_path / "seven.csv"
+    classes.write_text("id,name,colour\n" + "".join(f"{i},c{i},#0000{i}0\n" for i in range(7)))
+    recipe = ("--pretrained", run, *RECIPE[2:])
+    output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes,
+                     "--freeze_batch_norm", "--backbone_lr_factor", .1, *recipe)
+    assert "starting anew for another number of classes: logits/weights, logits/biases" in output
+    trained = tf.train.load_checkpoint(
+        runs.find_checkpoint(str(tmp_path / "logs" / "seven"), runs.BEST)[0])
+    assert trained.get_tensor("logits/biases").shape == (7,)
+    for name in weights.get_variable_to_shape_map():
+        if name.startswith("logits/"):
+            continue
+        change = np.abs(trained.get_tensor(name) - weights.get_tensor(name)).max()
+        if name.startswith("resnet_v2_50/") and not name.endswith(("/weights", "/biases")):
+            assert change == 0, name
+        else:  # Adam's first step is the learning rate: 2e-4, a tenth of it in the backbone
+            if "/moving_" not in name:
+                rate = 2e-5 if name.startswith("resnet_v2_50/") else 2e-4
+                assert change == pytest.approx(rate, rel=.05), name
+
+
+def test_random_weights_have_no_statistics_to_freeze(dataset, logs):
+    line = refusal(*training_flags(dataset, logs, "new", "--freeze_batch_norm"))
+    assert "--freeze_batch_norm: random weights have no statistics to freeze" in line
+    assert not (logs / "new").exists()
 
 
 def test_three_classes_in_bfloat16_without_validation_or_held_out_scene(tmp_path):

@@ -63,7 +63,7 @@ def test_a_tile_of_another_size_is_named(tmp_path, draw_scene, table):
     listed, _, _ = write_tiles(tmp_path, 4, draw_scene)
     write_png(str(tmp_path / "3.png"), np.zeros((8, 8, 3), np.uint8))
     write_png(str(tmp_path / "3_label.png"), np.zeros((8, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"3\.png: 8 x 8 pixels"):
+    with pytest.raises(ValueError, match=r"3\.png: 8 x 8 pixels of 3 band"):
         evaluation.evaluate_tiles(predict_red, listed, table, 2)
 
 

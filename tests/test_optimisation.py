@@ -93,6 +93,56 @@ def test_adam_updates_as_its_formula(session, problem):
     np.testing.assert_allclose(session.run(problem["weights"]), weights, rtol=1e-4)
 
 
+def trained_in_groups(session, optimizer, factor, freeze_batch_norm=False, steps=3):
+    """Name -> value before and after some steps of the loss sum(variable^2) / 2."""
+    for name, value in {"net/conv/weights": 1., "net/conv/BatchNorm/gamma": 2.,
+                        "net/conv/BatchNorm/beta": 3., "network/weights": -1.,
+                        "logits/weights": 1., "logits/BatchNorm/gamma": 2.}.items():
+        tf.get_variable(name, [], initializer=tf.constant_initializer(value))
+    variables = {v.op.name: v for v in tf.trainable_variables()}
+    step = tf.train.get_or_create_global_step()
+    groups = optimisation.variable_groups("net", factor, freeze_batch_norm)
+    loss = tf.add_n([tf.nn.l2_loss(v) for v in variables.values()])
+    # The rate depends on the step, as a schedule's does: all groups must see the same step.
+    update = optimisation.train_op(loss, optimizer, .1 / tf.cast(step + 1, tf.float32), .9, step,
+                                   groups)
+    session.run(tf.global_variables_initializer())
+    before = session.run(variables)
+    for _ in range(steps):
+        session.run(update)
+    assert session.run(step) == steps
+    return before, session.run(variables)
+
+
+def numpy_steps(optimizer, value, factor, steps=3):
+    """A variable after some steps of the loss value^2 / 2 at the rate factor * .1 / step."""
+    speed = first = second = 0.
+    for t in range(1, steps + 1):
+        rate, gradient = factor * .1 / t, value
+        speed = .9 * speed + gradient
+        first, second = .9 * first + .1 * gradient, .999 * second + .001 * gradient ** 2
+        adam = first / (1 - .9 ** t) / (np.sqrt(second / (1 - .999 ** t)) + 1e-8)
+        value = value - rate * {"momentum": speed, "adam": adam}[optimizer]
+    return value
+
+
+@pytest.mark.parametrize("optimizer", optimisation.OPTIMIZERS)
+@pytest.mark.parametrize("factor", [1, .1])
+def test_the_backbone_learns_at_its_own_rate_under_any_optimizer(session, optimizer, factor):
+    before, after = trained_in_groups(session, optimizer, factor)
+    for name, value in before.items():
+        inside = name.startswith("net/")
+        expected = numpy_steps(optimizer, float(value), factor if inside else 1)
+        assert after[name] == pytest.approx(expected, rel=1e-5), name
+
+
+@pytest.mark.parametrize("factor", [1, .5])
+def test_frozen_batch_norm_is_the_backbone_s_alone(session, factor):
+    before, after = trained_in_groups(session, "adam", factor, freeze_batch_norm=True)
+    assert {name for name in before if before[name] == after[name]} == {
+        "net/conv/BatchNorm/gamma", "net/conv/BatchNorm/beta"}
+
+
 def test_an_update_moves_the_statistics_and_counts_the_step(session, problem):
     update = build(session, problem, "adam")
     session.run(update)

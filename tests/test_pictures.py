@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from utils.classes import ClassTable, colour_map, read_classes
-from utils.pictures import CELL, confusion_picture, overlay, side_by_side
+from utils.pictures import CELL, confusion_picture, overlay, rgb_of, side_by_side
 from utils.scenes import read_image, write_png
 
 TABLE = ClassTable(("ground", "a very long name for a class", "wässer"),
@@ -19,6 +19,15 @@ def test_overlay_mixes_colours_and_leaves_ignored_pixels():
     np.testing.assert_array_equal(
         overlay(image, labels, TABLE, opacity=.4),
         [[[162, 60, 60], [60, 162, 60]], [[60, 60, 162], [100, 100, 100]]])
+
+
+def test_pictures_show_the_first_three_bands_or_grey():
+    image = np.arange(2 * 2 * 5, dtype=np.uint8).reshape(2, 2, 5)
+    for bands in (3, 4, 5):
+        np.testing.assert_array_equal(rgb_of(image[..., :bands]), image[..., :3])
+    for bands in (1, 2):
+        np.testing.assert_array_equal(rgb_of(image[..., :bands]),
+                                      np.stack([image[..., 0]] * 3, axis=-1))
 
 
 def test_side_by_side_keeps_the_order():

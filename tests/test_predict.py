@@ -154,7 +154,8 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
 def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_scene, capsys):
     folder = tmp_path / "model"
     call("--export", folder)
-    assert f"written: {folder} (run tiny, step 40)" in capsys.readouterr().out
+    assert (f"written: {folder} (run tiny, step 40); it takes images of bands red, green, blue"
+            in capsys.readouterr().out)
     assert runs.read_settings(str(folder))["classes"] == TABLE.to_settings()
     # Eagerly, as TensorFlow 2 does it; two sizes with one model.
     signature = tf2.saved_model.load(str(folder)).signatures["serving_default"]

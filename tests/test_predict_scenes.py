@@ -162,6 +162,31 @@ def test_a_run_knows_its_bands_and_stretch(call, logs, tmp_path):
         np.testing.assert_array_equal(read_label(str(out / "a_class.tif"), TABLE), expected)
 
 
+def test_as_many_bands_as_the_run_was_trained_on(call, logs, tmp_path, capsys):
+    """Four bands, one of them for the fourth place: the stand-in's classes are the places."""
+    settings = runs.read_settings(str(logs / "stand-in"))
+    classes = settings["classes"] + [{"id": 3, "name": "other", "colour": "#ffffff"}]
+    runs.write_settings(str(logs / "four"), {
+        "model": {"num_classes": 4, "bands": 4}, "classes": classes, "tile_size": WINDOW,
+        "bands": [3, 1, 2, 5]})
+    path = _write(tmp_path / "1.tif", _samples(70, 90, bands=5))
+    _, out = call("--run", "four", "--image", path)
+    with Image(path, (3, 1, 2, 5)) as image:
+        samples = image.read(0, 0, 70, 90)
+    with rasterio.open(out / "1_class.tif") as result:
+        np.testing.assert_array_equal(result.read(1), samples.argmax(-1))
+    overlay = read_image(str(out / "1_overlay.png"))
+    colours = np.array([[200, 0, 0], [0, 160, 0], [0, 0, 190], [255, 255, 255]])
+    np.testing.assert_allclose(overlay, (colours[samples.argmax(-1)] + samples[..., :3]) / 2,
+                               atol=.51)
+    for bands in ((1,), (3, 2, 1), (1, 2, 3, 4, 5)):
+        with pytest.raises(ValueError, match=rf"--bands 1?.*: {len(bands)} .* was trained on 4"):
+            call("--run", "four", "--image", path, "--bands", *bands)
+    write_png(str(tmp_path / "2.png"), np.zeros((70, 90, 3), np.uint8))
+    with pytest.raises(ValueError, match="2.png: there is no band 5; .* need a GeoTIFF"):
+        call("--run", "four", "--image", tmp_path / "2.png")
+
+
 def test_pictures_of_a_large_scene_show_every_nth_pixel(call, tmp_path, monkeypatch):
     monkeypatch.setattr(map_files, "PICTURE_PIXELS", 4000)
     path = _write(tmp_path / "in" / "a.tif", _samples(207, 150))

@@ -12,7 +12,9 @@ from keras.src.applications import resnet as keras_resnet
 from keras.src.legacy.saving import legacy_h5_format
 
 from resnet_v2 import resnet_v2_50
-from utils.pretrained import assign_backbone, origin_of, read_pretrained
+from utils import runs
+from utils.pretrained import (adapt_kernel, assign_backbone, assign_weights, origin_of,
+                              read_pretrained)
 from utils.runs import model_variables
 
 BACKBONE = "resnet_v2_50"
@@ -114,12 +116,12 @@ def test_imagenet_without_a_network_is_one_clear_error(monkeypatch):
 class Network:
     """Our backbone in a graph of its own."""
 
-    def __init__(self, seed=0):
+    def __init__(self, seed=0, bands=3):
         self.graph = tf.Graph()
         with self.graph.as_default():
             tf.set_random_seed(seed)
             self.images = tf.constant(
-                np.random.default_rng(0).uniform(-1, 1, (1, 65, 65, 3)).astype(np.float32))
+                np.random.default_rng(0).uniform(-1, 1, (1, 65, 65, bands)).astype(np.float32))
             self.features = resnet_v2_50(self.images, False)[0]
             self.variables = model_variables()
             self.session = tf.Session()
@@ -181,6 +183,52 @@ def test_a_slim_checkpoint_gives_the_same_features(slim_checkpoints, network, ve
                                atol=1e-5)
 
 
+def test_one_set_of_weights_lands_in_the_same_variables_from_either_origin(
+        keras_files, keras_model, slim_checkpoints, tmp_path):
+    """Keras's weights, saved under the names and shapes of slim's checkpoint, are read as equal."""
+    stored = {name for name in tf.train.load_checkpoint(
+        slim_checkpoints[0]["V2"]).get_variable_to_shape_map() if "Momentum" not in name}
+    assert {"global_step", f"{BACKBONE}/logits/weights"} < stored
+    weights = read_pretrained(keras_files["bare.h5"])
+    path = str(tmp_path / "resnet_v2_50.ckpt")
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name in stored:
+            tf.get_variable(name, initializer=weights.get(name, np.float32(0)))
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, path, write_meta_graph=False)
+    read = read_pretrained(path)
+    assert set(read) - set(weights) == {"global_step", f"{BACKBONE}/logits/weights"}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(read[name], value)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_an_input_whose_bands_repeat_gives_what_rgb_gave(bands):
+    """tf.nn's convolution is the reference; one band is red, green and blue at once."""
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(7, 7, 3, 8)).astype(np.float32)
+    rgb = random.normal(size=(1, 20, 20, 1 if bands == 1 else 3)).astype(np.float32)
+    ours = np.tile(rgb, bands // rgb.shape[3])
+    expected = tf2.nn.conv2d(np.broadcast_to(rgb, (1, 20, 20, 3)), kernel, 2, "SAME")
+    adapted = adapt_kernel(kernel, bands)
+    assert adapted.shape == (7, 7, bands, 8) and adapted.dtype == np.float32
+    np.testing.assert_allclose(tf2.nn.conv2d(ours, adapted, 2, "SAME"), expected, atol=1e-4)
+
+
+def test_four_bands_begin_with_red_green_blue_and_red_again(slim_checkpoints):
+    """timm's adapt_input_conv, written out: R G B R, times 3/4."""
+    paths, _, values = slim_checkpoints
+    network = Network(bands=4)
+    network.assign(read_pretrained(paths["V2"]))
+    after = network.values()
+    kernel = values[f"{BACKBONE}/conv1/weights"]
+    np.testing.assert_allclose(after[f"{BACKBONE}/conv1/weights"],
+                               kernel[:, :, [0, 1, 2, 0]] * .75, rtol=1e-6)
+    for name, value in values.items():
+        if name != f"{BACKBONE}/conv1/weights":
+            np.testing.assert_array_equal(after[name], value)
+
+
 def test_what_is_missing_or_of_another_shape_is_named_and_nothing_is_changed(network):
     before = network.values()
     weights = {name: value + 1 for name, value in before.items()}
@@ -202,8 +250,100 @@ def test_the_checkpoint_of_another_network_names_what_it_lacks(tmp_path, network
         tf.get_variable("resnet_v1_50/conv1/weights", [7, 7, 3, 64])
         session.run(tf.global_variables_initializer())
         tf.train.Saver().save(session, path)
-    with pytest.raises(ValueError, match="other.ckpt: .*270 of 270.*resnet_v2_50/conv1/weights"):
+    with pytest.raises(ValueError, match="other.ckpt: .*270 of 270.*resnet_v2_50/conv1/weights.*"
+                                         "and 267 more; the file has resnet_v1_50$"):
         network.assign(read_pretrained(path), path)
+
+
+class SmallModel:
+    """Variables named as the model's, few and small, with a classifier and a slot."""
+
+    def __init__(self, classes, filters=4, seed=0):
+        self.graph = tf.Graph()
+        with self.graph.as_default():
+            tf.set_random_seed(seed)
+            for name, shape in {f"{BACKBONE}/conv1/weights": [7, 7, 3, filters],
+                                f"{BACKBONE}/postnorm/gamma": [8], "aspp0/weights": [1, 1, 8, 4],
+                                "logits/weights": [1, 1, 4, classes],
+                                "logits/biases": [classes]}.items():
+                tf.get_variable(name, shape, initializer=tf.random_normal_initializer())
+            for name in (f"{BACKBONE}/postnorm/moving_mean", "logits/weights/Adam"):
+                tf.get_variable(name, [8], trainable=False)
+            self.session = tf.Session()
+            self.session.run(tf.global_variables_initializer())
+
+    def save_run(self, run, which=(runs.BEST, runs.NEWEST), **model):
+        classes = [{"id": i, "name": f"c{i}", "colour": f"#00000{i}"} for i in range(5)]
+        runs.write_settings(str(run), {
+            "model": {"num_classes": 5, "backbone": BACKBONE, "pool1_padding": "keras"} | model,
+            "classes": classes, "tile_size": 64})
+        with self.graph.as_default():
+            for step, kind in enumerate(which, start=1):
+                saver = runs.best_saver() if kind == runs.BEST else runs.newest_saver()
+                runs.save(self.session, saver, str(run), kind, step)
+        return str(run)
+
+    def assign(self, run, **model):
+        with self.graph.as_default():
+            weights = read_pretrained(run, {"backbone": BACKBONE} | model)
+            return assign_weights(self.session, weights, BACKBONE, run)
+
+    def values(self):
+        with self.graph.as_default():
+            return self.session.run({v.op.name: v for v in model_variables()})
+
+
+@pytest.mark.parametrize("which", [(runs.BEST, runs.NEWEST), (runs.NEWEST,)])
+def test_a_run_of_our_own_fills_the_whole_model(tmp_path, which):
+    source, ours = SmallModel(5), SmallModel(5, seed=1)
+    run = source.save_run(tmp_path / "mine", which)
+    assert origin_of(run) == "keras"  # pool1 pads as that run's did
+    line = ours.assign(run)
+    assert line == f"first weights from {run}/{which[0]}/step-1"
+    for name, value in source.values().items():
+        np.testing.assert_array_equal(ours.values()[name], value)
+
+
+def test_with_another_number_of_classes_the_last_layer_alone_starts_anew(tmp_path):
+    source, ours = SmallModel(5), SmallModel(3, seed=1)
+    first = ours.values()
+    line = ours.assign(source.save_run(tmp_path / "mine"))
+    assert line.endswith("starting anew for another number of classes: logits/weights, "
+                         "logits/biases")
+    for name, value in source.values().items():
+        expected = first[name] if name.startswith("logits/") else value
+        np.testing.assert_array_equal(ours.values()[name], expected)
+
+
+def test_what_else_differs_from_a_run_is_named_and_nothing_is_changed(tmp_path):
+    source = SmallModel(5)
+    ours = SmallModel(3, filters=6, seed=1)
+    first = ours.values()
+    run = source.save_run(tmp_path / "mine")
+    with pytest.raises(ValueError, match="mine: not this model: 1 of 4 .*: resnet_v2_50/conv1/we"):
+        ours.assign(run)
+    with pytest.raises(ValueError, match="mine: .*backbone was resnet_v2_50, is xception"):
+        ours.assign(run, backbone="xception")
+    with pytest.raises(ValueError, match="mine: .*bands was 3, is 4; only the number of classes"):
+        ours.assign(run, bands=4)
+    assert all((ours.values()[name] == value).all() for name, value in first.items())
+
+
+def test_a_run_that_cannot_be_started_from_is_named(tmp_path):
+    run = SmallModel(5).save_run(tmp_path / "empty", which=())
+    with pytest.raises(FileNotFoundError, match="empty: a run without a complete checkpoint"):
+        read_pretrained(run)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match="folder: a folder, but no run .*settings.json"):
+        origin_of(str(tmp_path / "folder"))
+    run = SmallModel(5).save_run(tmp_path / "mine", which=(runs.NEWEST,))
+    prefix = os.path.join(run, runs.NEWEST, "step-1")
+    with pytest.raises(ValueError, match="step-1: a checkpoint of train.py's own; give its run's"):
+        read_pretrained(prefix)
+    data = prefix + ".data-00000-of-00001"
+    os.truncate(data, os.path.getsize(data) // 2)
+    with pytest.raises(ValueError, match="step-1: not a checkpoint that TensorFlow reads"):
+        read_pretrained(run)
 
 
 def one_line_error(path):
@@ -241,7 +381,17 @@ def test_a_truncated_checkpoint_is_one_error(slim_checkpoints, tmp_path, version
         shutil.copy(os.path.join(folder, name), path)
 
 
-@pytest.mark.filterwarnings("ignore")  # Keras's, of layers it found no weights for
+@pytest.mark.filterwarnings("error::UserWarning")  # Keras's, of layers it found no weights for
+@pytest.mark.parametrize("name, suffix", [
+    ("ResNet101V2", ".weights.h5"), ("ResNet50", ".h5"), ("MobileNetV2", ".weights.h5")])
+def test_a_file_of_another_of_keras_s_applications_is_one_error(tmp_path, name, suffix):
+    model = getattr(tf2.keras.applications, name)(weights=None, include_top=False)
+    path = str(tmp_path / f"other{suffix}")
+    model.save_weights(path) if suffix == ".weights.h5" else model.save(path)
+    assert "not the weights of Keras's ResNet50V2" in one_line_error(path)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ".keras"])
 def test_a_keras_file_of_another_network_is_one_error(tmp_path, suffix):
     layers = tf2.keras.layers

@@ -40,7 +40,7 @@ def _whole(image):
 def test_windows_and_bands_of_a_tiff(tmp_path, settings):
     samples = _random((5, 150, 201), np.uint8)
     path = _write(tmp_path / "1.tif", samples, **settings)
-    for bands in ((1, 2, 3), (5, 3, 2), (4, 4, 4)):
+    for bands in ((1, 2, 3), (5, 3, 2), (4, 4, 4), (4,), (5, 1), (4, 3, 2, 1), (1, 5, 3, 1, 2)):
         with Image(path, bands) as image:
             assert (image.height, image.width, image.stretch) == (150, 201, None)
             for top, left, height, width in ((0, 0, 150, 201), (149, 200, 1, 1), (30, 60, 90, 70)):
@@ -59,6 +59,32 @@ def test_bands_that_are_not_there(tmp_path):
     path = _write(tmp_path / "2.tif", _random((1, 20, 20), np.uint16))
     with pytest.raises(ValueError, match="needs three bands.*--bands 1 1 1"):
         Image(path)
+    with pytest.raises(ValueError, match=r"2.tif: 1 band\(s\) of uint16; there is no band 4"):
+        Image(path, (1, 4))
+
+
+def test_a_photo_has_no_other_bands_than_its_own(tmp_path):
+    rgba = _random((20, 30, 4), np.uint8)
+    cv2.imwrite(str(tmp_path / "1.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    cv2.imwrite(str(tmp_path / "2.jpg"), rgba[..., 0])
+    for bands in ((4, 3, 2, 1), (4,), (1, 2, 3, 5)):  # the fourth is transparency
+        with pytest.raises(ValueError, match="1.png: .*red, green and blue at most.*GeoTIFF"):
+            Image(str(tmp_path / "1.png"), bands)
+    with pytest.raises(ValueError, match="2.jpg: 1 band.*there is no band 2"):
+        Image(str(tmp_path / "2.jpg"), (1, 2))
+    with Image(str(tmp_path / "1.png"), (3, 1)) as image:
+        np.testing.assert_array_equal(_whole(image), rgba[..., [2, 0]])
+
+
+def test_a_fourth_band_that_gdal_takes_for_alpha_is_data_once_chosen(tmp_path):
+    """GDAL writes four bands of 8 bits as RGBA, so a dark near infrared would be 'no data'."""
+    samples = _random((4, 20, 30), np.uint8)
+    samples[3, :, :10] = 0
+    path = _write(tmp_path / "1.tif", samples)
+    with Image(path) as image:
+        assert image.has_data(0, 0, 20, 30).mean() < .7
+    with Image(path, (1, 2, 3, 4)) as image:
+        assert image.has_data(0, 0, 20, 30).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])

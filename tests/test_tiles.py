@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 
 from utils import tiles
 from utils.classes import read_classes
-from utils.scenes import write_png
+from utils.scenes import encode_tile, write_png
 
 COUNT, BATCH = 7, 3
 CLASSES = 5
@@ -48,6 +48,35 @@ def read_batches(folder, seed, first_step, steps, num_classes=CLASSES):
 
 def numbers(batches):
     return np.concatenate([images[:, 8, 8, 0] for images, _ in batches])
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
+def test_tiles_of_any_number_of_bands_come_out_as_they_went_in(tmp_path, table, bands):
+    random = np.random.default_rng(0)
+    written = random.integers(0, 256, (4, 16, 16, bands)).astype(np.uint8)
+    rows = []
+    for number, image in enumerate(written):
+        (tmp_path / f"{number}.png").write_bytes(encode_tile(image))
+        write_png(str(tmp_path / f"{number}_label.png"), np.full((16, 16), number, np.uint8))
+        rows.append((f"{number}.png", f"{number}_label.png"))
+    pd.DataFrame(rows, columns=["image", "label"]).to_csv(tmp_path / "path_list.csv", index=False)
+    listed = tiles.read_tile_list(str(tmp_path))
+    for row, image in zip(listed.itertuples(), written):
+        np.testing.assert_array_equal(tiles.read_tile(row, table, image.shape)[0], image)
+    with tf.Graph().as_default(), tf.Session() as session:
+        images, labels, start = tiles.training_batches(listed, 4, CLASSES, 0, tf.constant(0))
+        assert images.shape.as_list() == [4, 16, 16, bands]
+        session.run(start)
+        images, labels = session.run((images, labels))
+    np.testing.assert_array_equal(images, written[labels[:, 0, 0]])
+
+
+def test_a_tile_of_other_bands_than_the_first_is_named(dataset, table):
+    (dataset / "images" / "3.png").write_bytes(encode_tile(np.zeros((16, 16, 4), np.uint8)))
+    with pytest.raises(tf.errors.OpError):
+        read_batches(dataset, 0, 0, COUNT)
+    with pytest.raises(ValueError, match="images/3.png: 16 x 16 pixels of 4 .*not .* of 3"):
+        tiles.name_faulty_tile(tiles.read_tile_list(str(dataset)), table)
 
 
 def test_an_epoch_visits_each_tile_once_in_an_order_of_its_own(dataset):

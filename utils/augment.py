@@ -23,8 +23,9 @@ GAMMA_RANGE = (0.67, 1.5)
 def augment(image, label, probabilities, gamma_range, random):
     """One random draw of all augmentations.
 
-    image: RGB uint8 [size, size, 3]; label: uint8 [size, size]; probabilities: name -> [0, 1], for
-    every name in AUGMENTATIONS; gamma_range: (low, high), both above 0; random: numpy Generator.
+    image: uint8 [size, size, bands], RGB or other bands; label: uint8 [size, size]; probabilities:
+    name -> [0, 1], for every name in AUGMENTATIONS; gamma_range: (low, high), both above 0; random:
+    numpy Generator.
     Gives (image, label, what was done: 'rotate_90 gamma=1.23'). The label is only turned and
     flipped, so it keeps exactly its values, 255 included. The input arrays are left as they are.
     """
@@ -49,13 +50,13 @@ def augment(image, label, probabilities, gamma_range, random):
         image = change_gamma(image, gamma)
         done.append(f"gamma={gamma:.2f}")
     if draws["blur"] < probabilities["blur"]:
-        image = cv2.blur(image, (3, 3))
+        image = cv2.blur(image, (3, 3)).reshape(image.shape)
         done.append("blur")
     if draws["bilateral"] < probabilities["bilateral"]:
-        image = cv2.bilateralFilter(image, 9, 75, 75)
+        image = bilateral_filter(image)
         done.append("bilateral")
     if draws["gaussian_blur"] < probabilities["gaussian_blur"]:
-        image = cv2.GaussianBlur(image, (5, 5), 1.5)
+        image = cv2.GaussianBlur(image, (5, 5), 1.5).reshape(image.shape)
         done.append("gaussian_blur")
     if draws["noise"] < probabilities["noise"]:
         image = add_point_noise(image, random)
@@ -66,11 +67,21 @@ def augment(image, label, probabilities, gamma_range, random):
 def change_gamma(image, gamma):
     """255 (image / 255) ^ gamma, rounded; gamma below 1 brightens. uint8, any shape."""
     table = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
-    return cv2.LUT(image, table)
+    return cv2.LUT(image, table).reshape(image.shape)
+
+
+def bilateral_filter(image):
+    """Edges of RGB uint8 [height, width, 3] are found in all three bands together, as in the
+    original; OpenCV knows no other numbers of bands, so there each band is filtered by itself."""
+    if image.shape[2] == 3:
+        return cv2.bilateralFilter(image, 9, 75, 75)
+    bands = np.moveaxis(image, -1, 0)
+    return np.stack([cv2.bilateralFilter(np.ascontiguousarray(band), 9, 75, 75)
+                     for band in bands], axis=-1)
 
 
 def add_point_noise(image, random):
-    """A copy of RGB uint8 [height, width, 3] with one pixel in 256 turned white or black."""
+    """A copy of uint8 [height, width, bands] with one pixel in 256 turned white or black."""
     height, width = image.shape[:2]
     # 256 points on a tile of 256x256, as in the original, where all of them were white.
     points = height * width // 256

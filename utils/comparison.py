@@ -40,7 +40,7 @@ def compare_methods(image, label, methods, predictors, window, batch_size, num_c
 
 
 def _score(image, label, method, predict, window, batch_size, num_classes):
-    predict(np.zeros((batch_size, window, window, 3), np.uint8))
+    predict(np.zeros((batch_size, window, window, len(image.chosen_bands)), np.uint8))
     matrix, boundary = np.zeros((num_classes, num_classes), np.int64), BoundaryF1(num_classes)
     started = time.perf_counter()
     with (progress(image.height, "row", method.name) as bar, contextlib.closing(

@@ -5,7 +5,7 @@ import tensorflow.compat.v1 as tf
 
 from utils.classes import colour_map
 from utils.metrics import accuracy, confusion_matrix, intersection_over_union, mean_iou
-from utils.pictures import side_by_side
+from utils.pictures import rgb_of, side_by_side
 from utils.scenes import encode_png
 from utils.sliding_window import predict_bands
 from utils.tiles import read_tile
@@ -41,7 +41,7 @@ def write_evaluation(session, model, writer, step, table, validation, held_out, 
 def evaluate_tiles(predict, validation, table, batch_size):
     """Confusion matrix over the tiles of the list `validation`.
 
-    predict: function from uint8 [batch_size, size, size, 3] to probabilities [..., classes].
+    predict: function from uint8 [batch_size, size, size, bands] to probabilities [..., classes].
     """
     matrix = np.zeros((len(table), len(table)), np.int64)
     rows, shape = list(validation.itertuples()), None
@@ -57,7 +57,7 @@ def evaluate_tiles(predict, validation, table, batch_size):
 
 
 def map_scene(predict, image, window, batch_size):
-    """Class ids uint8 [height, width] of an RGB scene in one pass of disjoint windows.
+    """Class ids uint8 [height, width] of a scene in one pass of disjoint windows.
 
     The quick look of training; predict.py blends overlapping windows.
     """
@@ -91,7 +91,7 @@ def picture_summary(image, label, prediction, table, window):
         top, left = (round(max(0, side - window) * (number + .5) / PICTURES)
                      for side in (height, width))
         part = slice(top, top + window), slice(left, left + window)
-        picture = side_by_side([image[part], colour_map(label[part], table),
+        picture = side_by_side([rgb_of(image[part]), colour_map(label[part], table),
                                 colour_map(prediction[part], table)])
         values.append(tf.Summary.Value(
             tag=f"held_out/row_{top}_column_{left}", image=tf.Summary.Image(

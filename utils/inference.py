@@ -31,11 +31,12 @@ class Method:
 def build_predictors(session, model, window, precision, methods):
     """For each method a function from uint8 windows to probabilities; they share one model.
 
-    model: settings of deeplab_v3. The functions take [batch, window, window, 3] and return float32
-    [batch, window, window, classes]; each call is one Session call. They may be called once the
-    variables have their values.
+    model: settings of deeplab_v3. The functions take [batch, window, window, bands] and return
+    float32 [batch, window, window, classes]; each call is one Session call. They may be called
+    once the variables have their values.
     """
-    images = tf.placeholder(tf.uint8, [None, window, window, 3], name="images")
+    images = tf.placeholder(tf.uint8, [None, window, window, model.get("bands", 3)],
+                            name="images")
     return [_predictor(session, images, augmented_probabilities(
         images, _probabilities_of(model, precision), method.rotations, method.flips,
         method.scales)) for method in methods]
@@ -59,14 +60,18 @@ def predict_classes(image, predict, window, batch_size, method):
 def export_model(folder, checkpoint, settings, precision):
     """Writes the run's model as a SavedModel to `folder`, which must not exist or be empty.
 
-    Its signature serving_default takes `images`, uint8 [batch, height, width, 3] RGB of any size,
-    and gives `probabilities`, float32 [batch, height, width, classes]. The run's settings, which
-    hold the class table, lie beside it. Raises OSError, ValueError.
+    Its signature serving_default takes `images`, uint8 [batch, height, width, bands] of any size,
+    RGB unless the run was trained on other bands, and gives `probabilities`, float32 [batch,
+    height, width, classes]. The run's settings lie beside it: the class table, and where the tiles
+    were cut with --bands the scenes' band numbers in the order of the last axis (`bands`) and, for
+    samples of other than 8 bits, the limits that became 0 and 255 (`stretch`). Raises OSError and
+    ValueError.
     """
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ValueError(f"{folder}: there is something already; export to a new folder")
     with tf.Graph().as_default(), tf.Session() as session:
-        images = tf.placeholder(tf.uint8, [None, None, None, 3], name="images")
+        images = tf.placeholder(
+            tf.uint8, [None, None, None, settings["model"].get("bands", 3)], name="images")
         probabilities = _probabilities_of(settings["model"], precision)(images)
         restore_model(session, checkpoint)
         with replacing(os.path.normpath(folder)) as temporary:

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from utils.classes import IGNORE, IGNORE_COLOUR, colour_map
 from utils.files import replacing
-from utils.pictures import overlay
+from utils.pictures import overlay, rgb_of
 from utils.quiet import without_stderr
 from utils.rasters import GDAL_ERRORS
 from utils.scenes import write_png
@@ -88,7 +88,7 @@ class _Pictures:
             place = slice((top + first) // step, (top + first) // step + len(shown))
             scene = self._scene.read(top, 0, *classes.shape)[first::step, ::step]
             self.classes[place] = shown
-            self.overlay[place] = overlay(scene, shown, self._table)
+            self.overlay[place] = overlay(rgb_of(scene), shown, self._table)
 
 
 @contextlib.contextmanager

@@ -47,27 +47,55 @@ def learning_rate(step, base, steps, schedule, power=0.9):
     raise ValueError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
 
 
-def train_op(loss, optimizer, rate, momentum, step):
-    """One update of all trainable variables and of batch norm's moving statistics; adds 1 to step.
+def variable_groups(backbone, backbone_lr_factor=1.0, freeze_batch_norm=False):
+    """What is trained, as [(variables, factor on the learning rate), ...] for `train_op`.
+
+    One group of all trainable variables; with a factor other than 1, head and `backbone` (its
+    scope). freeze_batch_norm: gamma and beta of the backbone stay as they are.
+    """
+    def inside(variable):
+        return variable.op.name.startswith(backbone + "/")
+
+    trained = [v for v in tf.trainable_variables() if not (
+        freeze_batch_norm and inside(v) and v.op.name.endswith(("/gamma", "/beta")))]
+    if backbone_lr_factor == 1:
+        return [(trained, 1.0)]
+    return [([v for v in trained if not inside(v)], 1.0),
+            ([v for v in trained if inside(v)], backbone_lr_factor)]
+
+
+def train_op(loss, optimizer, rate, momentum, step, groups=None):
+    """One update of the variables and of batch norm's moving statistics; adds 1 to step.
+
+    groups: of `variable_groups`; None trains all trainable variables at `rate`. Each group has an
+    optimizer of its own, since a factor on a gradient (deeplab's gradient_multipliers) does
+    nothing under Adam, which divides by the gradient's own size.
 
     Where the loss or a gradient is not finite the op raises InvalidArgumentError and the trainable
     variables, the optimizer's own and `step` stay those of the last good step. The moving
     statistics may have taken in the bad batch, so nothing should be saved after that.
     """
-    if optimizer == "adam":
-        method = tf.train.AdamOptimizer(rate)
-    elif optimizer == "momentum":
-        method = tf.train.MomentumOptimizer(rate, momentum)
-    else:
-        raise ValueError(f"optimizer {optimizer!r} is none of {', '.join(OPTIMIZERS)}")
+    groups = groups or [(tf.trainable_variables(), 1.0)]
+    methods = [_new_optimizer(optimizer, rate * factor, momentum) for _, factor in groups]
     # Summed in pairs: AddN of three or more starts with whichever buffer is free by then, so that a
     # run repeated with the same seed would differ in the last bits, and soon in the first.
-    gradients, variables = zip(*method.compute_gradients(
-        loss, tf.trainable_variables(),
+    gradients, variables = zip(*methods[0].compute_gradients(
+        loss, [v for part, _ in groups for v in part],
         aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE))
     norm = tf.linalg.global_norm(gradients)
     finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
                        [NOT_FINITE, loss, norm])
     with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-        gradients = [tf.identity(gradient) for gradient in gradients]
-    return method.apply_gradients(zip(gradients, variables), global_step=step)
+        gradients = {v.op.name: tf.identity(g) for v, g in zip(variables, gradients)}
+    updates = [method.apply_gradients([(gradients[v.op.name], v) for v in part])
+               for method, (part, _) in zip(methods, groups)]
+    with tf.control_dependencies(updates):
+        return tf.assign_add(step, 1).op
+
+
+def _new_optimizer(name, rate, momentum):
+    if name == "adam":
+        return tf.train.AdamOptimizer(rate)
+    if name == "momentum":
+        return tf.train.MomentumOptimizer(rate, momentum)
+    raise ValueError(f"optimizer {name!r} is none of {', '.join(OPTIMIZERS)}")

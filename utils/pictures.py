@@ -17,6 +17,11 @@ CELL = 88
 TEXT_COLOUR = (40, 40, 40)
 
 
+def rgb_of(image):
+    """uint8 [height, width, bands] -> RGB: the first three bands, or the first alone as grey."""
+    return image[..., :3] if image.shape[2] >= 3 else image[..., :1].repeat(3, axis=2)
+
+
 def overlay(image, labels, table, opacity=0.5):
     """The scene with its classes' colours over it: RGB uint8 [height, width, 3].
 

@@ -1,15 +1,21 @@
-"""ImageNet weights -> this graph's variables. The only room that knows foreign names."""
+"""First weights: ImageNet's, whose foreign names only this room knows, or those of another run."""
 
+import contextlib
 import os
+import warnings
 import zipfile
 
 import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.runs import model_variables
+from utils import runs
 
 SLIM, KERAS = "slim", "keras"
+EXPECTED = ("--pretrained is none, imagenet, a Keras ResNet50V2 .h5, the prefix of a TF-slim "
+            "checkpoint (resnet_v2_50.ckpt), or the folder of a run of train.py")
+# Names of variables that an error spells out; the rest are counted.
+NAMES_SHOWN = 3
 # Keras numbers a stage's units from 1 as slim does, and its stages from 2: conv1 is the stem.
 KERAS_LAYERS = {
     "preact": "preact_bn", "shortcut": "0_conv",
@@ -22,57 +28,144 @@ KERAS_WEIGHTS = {"kernel": "weights", "bias": "biases"}
 def origin_of(pretrained):
     """'slim' or 'keras', the origin of the weights that `--pretrained` names, or None for none.
 
-    pool1 pads as the origin does (resnet_v2.py), so the graph depends on it. Raises
-    FileNotFoundError where a path leads nowhere.
+    pool1 pads as the origin does (resnet_v2.py), so the graph depends on it; a run's pads as that
+    run did. Raises FileNotFoundError where a path leads nowhere.
     """
     if pretrained == "none":
         return None
+    if runs.is_run(pretrained):
+        return runs.read_settings(pretrained)["model"].get("pool1_padding", SLIM)
     if pretrained == "imagenet" or pretrained.endswith((".h5", ".hdf5", ".keras")):
         if pretrained != "imagenet" and not os.path.isfile(pretrained):
-            raise FileNotFoundError(f"{pretrained}: no such file; --pretrained is none, imagenet, "
-                                    "a Keras ResNet50V2 .h5, or a TF-slim checkpoint")
+            raise FileNotFoundError(f"{pretrained}: no such file; {EXPECTED}")
         return KERAS
     if os.path.isdir(pretrained) or not tf.train.checkpoint_exists(pretrained):
-        raise FileNotFoundError(
-            f"{pretrained}: no checkpoint there; --pretrained is none, imagenet, a Keras "
-            "ResNet50V2 .h5, or the prefix of a TF-slim checkpoint (resnet_v2_50.ckpt), "
-            "not its folder")
+        what = (f"a folder, but no run (no {runs.SETTINGS})" if os.path.isdir(pretrained)
+                else "no checkpoint there")
+        raise FileNotFoundError(f"{pretrained}: {what}; {EXPECTED}")
     return SLIM
 
 
-def read_pretrained(pretrained):
+def read_pretrained(pretrained, model=None):
     """The weights as a dict from our variable names (resnet_v2_50/...) to float32 arrays.
 
-    pretrained: 'imagenet' or a path, see `origin_of`. To be called outside of a graph, since Keras
-    builds its own model to read its files. Raises OSError, ValueError naming the source.
+    pretrained: 'imagenet' or a path, see `origin_of`. model: settings of deeplab_v3, where a run's
+    are to be compared with them. To be called outside of a graph, since Keras builds its own model
+    to read its files. Raises OSError, ValueError naming the source.
     """
+    if runs.is_run(pretrained):
+        checkpoint = _best_or_newest(pretrained)
+        _check_same_model(pretrained, model)
+        return _read_checkpoint(checkpoint)
     if origin_of(pretrained) == KERAS:
         return _from_keras(_keras_model(pretrained))
-    try:
-        reader = tf.train.load_checkpoint(pretrained)
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, IndexError) as error:  # IndexError: cut short
-        raise ValueError(f"{pretrained}: not a checkpoint that TensorFlow reads ({error}); "
-                         "fetch it again") from error
+    weights = _read_checkpoint(pretrained)
+    if "aspp0/weights" in weights:
+        raise ValueError(f"{pretrained}: a checkpoint of train.py's own; give its run's folder, "
+                         f"where {runs.SETTINGS} is")
+    return weights
+
+
+def assign_weights(session, weights, backbone, source):
+    """Puts what `read_pretrained` gave into the current graph; returns a line for the log.
+
+    source: what `--pretrained` names. A run's weights fill the whole model, others its `backbone`.
+    Raises ValueError as `assign_backbone` and `assign_model`.
+    """
+    if runs.is_run(source):
+        anew = assign_model(session, weights, source)
+        return (f"first weights from {_best_or_newest(source)}"
+                + (f"; starting anew for another number of classes: {', '.join(anew)}"
+                   if anew else ""))
+    left_out = assign_backbone(session, weights, backbone, source)
+    return f"backbone from {source}; not used: {', '.join(left_out) or 'nothing'}"
 
 
 def assign_backbone(session, weights, backbone, source):
     """Puts `weights` into every variable of `backbone` in the current graph.
 
-    Batch norm's moving statistics come along. What the weights have besides (a classifier, a
-    global step) is left out. Raises ValueError naming the variables that are missing or differ in
-    shape; then nothing is changed. Returns the names of those left out.
+    Batch norm's moving statistics come along. A kernel of RGB is adapted to images of other than
+    three bands. What the weights have besides (a classifier, a global step) is left out. Raises
+    ValueError naming the variables that are missing or differ in shape; then nothing is changed.
+    Returns the names of those left out.
     """
-    variables = [v for v in model_variables() if v.op.name.startswith(backbone + "/")]
+    variables = [v for v in runs.model_variables() if v.op.name.startswith(backbone + "/")]
+    first = next(v for v in variables if v.op.name == f"{backbone}/conv1/weights")
+    kernel = weights.get(first.op.name, np.empty(0))
+    if kernel.ndim == 4 and kernel.shape[2] == 3:
+        weights = weights | {first.op.name: adapt_kernel(kernel, first.shape.as_list()[2])}
+    _assign(session, weights, variables, source, f"the weights of {backbone}")
+    return sorted(set(weights) - {v.op.name for v in variables})
+
+
+def assign_model(session, weights, run):
+    """Puts the `weights` of a run into all of the current graph's model.
+
+    The last layer keeps its first values where it has another number of classes. Raises ValueError
+    naming the variables that are missing or differ in shape otherwise; then nothing is changed.
+    Returns the names of those that start anew.
+    """
+    variables = runs.model_variables()
+    anew = [v.op.name for v in variables if v.op.name.startswith("logits/")
+            and v.op.name in weights and weights[v.op.name].shape[-1] != v.shape[-1]]
+    _assign(session, weights, [v for v in variables if v.op.name not in anew], run, "this model")
+    return anew
+
+
+def adapt_kernel(kernel, bands):
+    """The kernel of a first layer for RGB, [height, width, 3, filters] -> [..., bands, filters].
+
+    Band i gets the kernel of band i mod 3, times 3 / bands, so that activations keep their size;
+    six bands that are RGB twice give exactly what RGB gave. One band gets the sum of the three: a
+    grey scene gives exactly what it gave as RGB (timm, models/_manipulate.py, adapt_input_conv).
+    """
+    if bands == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(bands) % 3] * np.float32(3 / bands)
+
+
+def _assign(session, weights, variables, source, what):
     wrong = [v.op.name for v in variables if v.op.name not in weights
              or list(weights[v.op.name].shape) != v.shape.as_list()]
     if wrong:
-        raise ValueError(f"{source}: not the weights of {backbone}: {len(wrong)} of "
-                         f"{len(variables)} variables could not be restored: {', '.join(wrong)}")
+        there = sorted({name.split("/")[0] for name in weights})[:NAMES_SHOWN]
+        raise ValueError(
+            f"{source}: not {what}: {len(wrong)} of {len(variables)} variables are missing or of "
+            f"another shape: {', '.join(wrong[:NAMES_SHOWN])}"
+            + (f" and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else "")
+            + f"; the file has {', '.join(there) or 'nothing'}")
     # The initialisers, fed with other values: one run, where Variable.load takes one a variable.
     session.run([v.initializer for v in variables],
                 {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
-    return sorted(set(weights) - {v.op.name for v in variables})
+
+
+def _best_or_newest(run):
+    """Path prefix of the run's best checkpoint or, where it was never evaluated, its newest."""
+    for which in (runs.BEST, runs.NEWEST):
+        with contextlib.suppress(FileNotFoundError):
+            return runs.find_checkpoint(run, which)[0]
+    raise FileNotFoundError(f"{run}: a run without a complete checkpoint; train it first, or name "
+                            "another with --pretrained")
+
+
+def _check_same_model(run, model):
+    """Raises ValueError naming the settings for which the run's variables would not fit."""
+    before = runs.read_settings(run)["model"]
+    changed = [f"{name} was {before.get(name, default)}, is {model.get(name, default)}"
+               for name, default in (("backbone", None), ("bands", 3))
+               if model and before.get(name, default) != model.get(name, default)]
+    if changed:
+        raise ValueError(f"{run}: its weights do not fit: {'; '.join(changed)}; only the number of "
+                         "classes may differ; choose another --pretrained")
+
+
+def _read_checkpoint(path):
+    try:
+        reader = tf.train.load_checkpoint(path)
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, IndexError) as error:  # IndexError: cut short
+        raise ValueError(f"{path}: not a checkpoint that TensorFlow reads ({error}); "
+                         "fetch it again") from error
 
 
 def _keras_model(pretrained):
@@ -89,10 +182,14 @@ def _keras_model(pretrained):
     for include_top in (False, True):
         model = build(weights=None, include_top=include_top)
         try:
-            model.load_weights(pretrained)
+            # Keras warns of each layer by itself before it raises one error of all.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model.load_weights(pretrained)
             return model
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-            errors.append(str(error).strip().splitlines()[0][:200])
+            reason = str(error).strip().splitlines()[0].split(" Example error message")[0]
+            errors.append(reason[:200])
     raise ValueError(f"{pretrained}: not the weights of Keras's ResNet50V2 ({errors[0]})")
 
 

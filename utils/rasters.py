@@ -18,6 +18,7 @@ import numpy as np
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 import rasterio  # noqa: E402
 from rasterio._err import CPLE_BaseError  # noqa: E402
+from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
@@ -140,23 +141,32 @@ class Raster:
 
 
 class Image(Raster):
-    """A scene open for reading as RGB uint8.
+    """A scene open for reading as uint8, RGB unless other bands are chosen.
 
-    bands: three band numbers from 1 for red, green and blue. stretch: three pairs (low, high);
-    samples of other than 8 bits are taken from them to 0 and 255. None takes the 2nd and 98th
-    percentile of the scene itself. The pairs used are `stretch`, None for a scene of 8 bits.
+    bands: band numbers from 1, any number of them, in the order in which they are read. stretch: a
+    pair (low, high) for each; samples of other than 8 bits are taken from them to 0 and 255. None
+    takes the 2nd and 98th percentile of the scene itself. The pairs used are `stretch`, None for a
+    scene of 8 bits.
     """
 
     def __init__(self, path, bands=RGB, stretch=None):
         super().__init__(path)
-        self.rgb_bands = tuple(bands)
+        self.chosen_bands = tuple(bands)
+        if not self.is_tiff and max(bands) > len(RGB):
+            raise ValueError(f"{path}: there is no band {max(bands)}; a PNG or JPEG has red, green "
+                             "and blue at most, so other --bands need a GeoTIFF")
         if max(bands) > self.bands:
-            raise ValueError(f"{path}: {self.bands} band(s) of {self.dtype}; a scene needs three "
-                             "bands (red, green, blue); say which with --bands, as in --bands "
-                             f"{'1 1 1' if self.bands < 3 else '3 2 1'}")
+            advice = f"there is no band {max(bands)}; choose others with --bands"
+            if len(bands) == len(RGB):
+                advice = ("a scene needs three bands (red, green, blue); say which with --bands, "
+                          f"as in --bands {'1 1 1' if self.bands < 3 else '3 2 1'}")
+            raise ValueError(f"{path}: {self.bands} band(s) of {self.dtype}; {advice}")
         if self.dtype.kind not in "uif":
             raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real "
                              "numbers")
+        # GDAL takes the last of four bands of 8 bits for alpha; chosen as a band, it is none.
+        self._alpha_is_data = self.is_tiff and any(
+            self._dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
         self.stretch = None
         if self.dtype != np.uint8:
             if stretch is None:
@@ -164,8 +174,8 @@ class Image(Raster):
             self.stretch = np.array(stretch, np.float32)
 
     def read(self, top, left, height, width):
-        """RGB uint8 [height, width, 3] of a window within the scene."""
-        samples = self.samples(top, left, height, width, self.rgb_bands)
+        """uint8 [height, width, bands] of a window within the scene."""
+        samples = self.samples(top, left, height, width, self.chosen_bands)
         if self.stretch is None:
             return samples
         low, high = self.stretch.T
@@ -175,16 +185,16 @@ class Image(Raster):
         return np.clip((samples - low) * (255 / (high - low)) + .5, 0, 255).astype(np.uint8)
 
     def has_data(self, top, left, height, width):
-        data = super().has_data(top, left, height, width)
+        data = (np.ones((height, width), bool) if self._alpha_is_data
+                else super().has_data(top, left, height, width))
         if self.dtype.kind == "f":
-            samples = self.samples(top, left, height, width, self.rgb_bands)
+            samples = self.samples(top, left, height, width, self.chosen_bands)
             data &= np.isfinite(samples).all(axis=-1)
         return data
 
     def sampled_data(self):
-        """float64 [pixels, 3]: samples of the three bands from all over the scene, without
-        nodata."""
-        samples, data = self.sample(self.rgb_bands)
+        """float64 [pixels, bands]: samples from all over the scene, without nodata."""
+        samples, data = self.sample(self.chosen_bands)
         return samples[data & np.isfinite(samples).all(axis=-1)].astype(np.float64)
 
 
@@ -194,20 +204,6 @@ def percentile_stretch(samples):
         return [(0.0, 1.0)] * samples.shape[1]
     low, high = np.percentile(samples, STRETCH_PERCENTILES, axis=0).tolist()
     return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
-
-
-def common_stretch(paths, bands):
-    """One stretch for all scenes at `paths`, each with the same say; None if all are of 8 bits."""
-    samples = []
-    for path in paths:
-        with Image(path, bands) as image:
-            if image.stretch is not None:
-                samples.append(image.sampled_data())
-    if not samples:
-        return None
-    shortest = max(1, min(map(len, samples)))
-    return percentile_stretch(np.concatenate(
-        [part[::max(1, len(part) // shortest)] for part in samples]))
 
 
 class Label(Raster):

@@ -34,7 +34,7 @@ def find_run(logs, name=None):
     """The folder of run `name`, or of the newest run in `logs` that has a checkpoint."""
     if name is not None:
         run = os.path.join(logs, name)
-        if not os.path.isfile(os.path.join(run, SETTINGS)):
+        if not is_run(run):
             raise FileNotFoundError(f"{run}: no run there (no {SETTINGS}); "
                                     f"there are: {', '.join(run_names(logs)) or 'none'}")
         return run
@@ -47,12 +47,17 @@ def find_run(logs, name=None):
     return max(dated)[1]
 
 
+def is_run(folder):
+    """True for a folder that train.py made: it holds settings."""
+    return os.path.isfile(os.path.join(folder, SETTINGS))
+
+
 def run_names(logs):
     """Names of all runs in `logs`, sorted."""
     if not os.path.isdir(logs):
         return []
     return sorted(name for name in os.listdir(logs)
-                  if os.path.isfile(os.path.join(logs, name, SETTINGS)))
+                  if is_run(os.path.join(logs, name)))
 
 
 def write_settings(run, settings):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
-from utils.rasters import RGB, Image, Label
+from utils.rasters import RGB, Image, Label, Raster, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
@@ -99,7 +99,7 @@ def held_out_scene(folders, name):
 
 
 def read_image(path, bands=None, stretch=None):
-    """RGB uint8 [height, width, 3]. Raises OSError, ValueError naming the file.
+    """uint8 [height, width, bands], RGB by default. Raises OSError, ValueError naming the file.
 
     Without `bands` only samples of 8 bits are taken; with them as for utils.rasters.Image.
     """
@@ -117,9 +117,9 @@ def read_label(path, table):
 
 
 def read_scene(scene, table, bands=None, stretch=None):
-    """(image uint8 [height, width, 3] RGB, label uint8 [height, width]) of a labelled scene.
+    """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`.
+    bands, stretch: as for `read_image`; without them the image is RGB.
     """
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
@@ -128,6 +128,20 @@ def read_scene(scene, table, bands=None, stretch=None):
     label = read_label(scene.label_path, table)
     check_same_size(scene, image.shape, label.shape)
     return image, label
+
+
+def common_stretch(paths, bands):
+    """One stretch for all scenes at `paths`, each with the same say; None if all are of 8 bits."""
+    samples = []
+    for path in paths:
+        with Image(path, bands) as image:
+            if image.stretch is not None:
+                samples.append(image.sampled_data())
+    if not samples:
+        return None
+    shortest = max(1, min(map(len, samples)))
+    return percentile_stretch(np.concatenate(
+        [part[::max(1, len(part) // shortest)] for part in samples]))
 
 
 def write_bands(folder, bands, stretch):
@@ -176,6 +190,30 @@ def encode_png(pixels, photo=False):
     if not encoded:
         raise ValueError(f"an array of shape {pixels.shape} could not be encoded as PNG")
     return data.tobytes()
+
+
+def encode_tile(image):
+    """uint8 [size, size, bands] -> bytes of a PNG, without loss.
+
+    Three bands are RGB. PNG has no place for two bands or five, so any other number is grey with
+    the bands below each other: [bands * size, size].
+    """
+    if image.shape[2] != len(RGB):
+        return encode_png(np.concatenate(np.moveaxis(image, -1, 0)))
+    return encode_png(image, photo=True)
+
+
+def read_tile_image(path):
+    """uint8 [size, size, bands] of a PNG of `encode_tile`. Raises OSError, ValueError."""
+    with Raster(path) as tile:
+        size, bands = tile.width, tile.height // tile.width
+        if tile.dtype == np.uint8 and tile.bands >= len(RGB):
+            return tile.samples(0, 0, tile.height, size, RGB)
+        if tile.dtype == np.uint8 and tile.bands == 1 and tile.height == bands * size:
+            grey = tile.samples(0, 0, tile.height, size, (1,))
+            return np.moveaxis(grey.reshape(bands, size, size), 0, -1)
+        raise ValueError(f"{path}: not a tile (RGB, or bands of one size below each other, of 8 "
+                         "bits); run preprocess.py again")
 
 
 def write_png(path, pixels):

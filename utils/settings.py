@@ -1,20 +1,25 @@
 """The settings of a run: what rebuilds the model, and what a resumed run must not change."""
 
 from utils import pretrained, runs
+from utils.rasters import RGB
 from utils.scenes import read_bands
 
 
 def run_settings(args, table, tile_size, origin):
     """What is written beside the checkpoint: enough for predict.py to build the model again."""
+    noted = read_bands(args.dataset)
     model = {"num_classes": len(table), "backbone": args.backbone,
              "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
              "pool1_padding": origin or pretrained.SLIM}
+    if len(noted.get("bands", RGB)) != len(RGB):
+        model["bands"] = len(noted["bands"])
     recipe = {name: getattr(args, name) for name in (
         "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
-        "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset",
-        "loss", "focal_gamma", "class_weights", "hard_pixels", "label_smoothing", "ema")}
+        "momentum", "weight_decay", "batch_norm_decay", "freeze_batch_norm", "backbone_lr_factor",
+        "precision", "pretrained", "dataset", "loss", "focal_gamma", "class_weights",
+        "hard_pixels", "label_smoothing", "ema")}
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
-            "training": recipe} | read_bands(args.dataset)
+            "training": recipe} | noted
 
 
 def keep_start(run, settings):

@@ -7,7 +7,7 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 from utils.classes import IGNORE
-from utils.scenes import read_image, read_label
+from utils.scenes import read_label, read_tile_image
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
 
@@ -36,22 +36,22 @@ def read_tile_list(dataset, name=TRAINING_LIST):
 
 
 def read_tile(row, table, shape=None):
-    """(image uint8 [size, size, 3], label uint8 [size, size]) of one row of a list of tiles.
+    """(image uint8 [size, size, bands], label uint8 [size, size]) of one row of a list of tiles.
 
     shape: the image's shape, where it must be that of other tiles. Raises OSError, ValueError
     naming the file.
     """
-    image, label = read_image(row.image), read_label(row.label, table)
+    image, label = read_tile_image(row.image), read_label(row.label, table)
     if image.shape != (shape or image.shape):
-        raise ValueError(f"{row.image}: {image.shape[0]} x {image.shape[1]} pixels, not the "
-                         f"{shape[0]} x {shape[1]} of the first tile; run preprocess.py again")
+        raise ValueError("{}: {} x {} pixels of {} band(s), not the {} x {} of {} of the first "
+                         "tile; run preprocess.py again".format(row.image, *image.shape, *shape))
     if image.shape[:2] != label.shape:
         raise ValueError(f"{row.label}: its size differs from {row.image}; run preprocess.py again")
     return image, label
 
 
 def training_batches(tiles, batch_size, num_classes, seed, first_step):
-    """Tensors (images uint8 [batch, size, size, 3], labels uint8 [batch, size, size]) of a step.
+    """Tensors (images uint8 [batch, size, size, bands], labels uint8 [batch, size, size]).
 
     Every epoch visits each tile once in an order drawn from `seed` and the epoch's number; batch
     `step` is the same whether the run began at 0 or resumed at `first_step`, an int64 tensor that
@@ -59,7 +59,7 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
     """
     count = len(tiles)
     images, labels = tf.constant(tiles["image"].values), tf.constant(tiles["label"].values)
-    shape = read_image(tiles["image"].iloc[0]).shape
+    shape = read_tile_image(tiles["image"].iloc[0]).shape
 
     def paths(position):
         epoch, place = position // count, position % count
@@ -68,7 +68,7 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
         return tf.gather(images, place), tf.gather(labels, place)
 
     def decode(image_path, label_path):
-        image = tf.io.decode_png(tf.io.read_file(image_path), 3)
+        image = decode_tile_image(tf.io.read_file(image_path), shape[2])
         # With as many bands as it has: a colour mask would be turned to greys, not to ids.
         label = tf.io.decode_png(tf.io.read_file(label_path))
         # On a GPU the loss of a label outside the table is a silent NaN: tensorflow#8484.
@@ -87,6 +87,13 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
                .prefetch(tf.data.AUTOTUNE))
     iterator = tf.data.make_initializable_iterator(batches)
     return (*iterator.get_next(), iterator.initializer)
+
+
+def decode_tile_image(data, bands):
+    """Bytes of a tile's PNG -> uint8 [size, size, bands], as utils.scenes.read_tile_image."""
+    if bands == 3:
+        return tf.io.decode_png(data, 3)
+    return tf.stack(tf.split(tf.io.decode_png(data, 1)[..., 0], bands), axis=-1)
 
 
 def name_faulty_tile(tiles, table):

@@ -15,6 +15,7 @@ def training_graph(args, model, training):
         training, args.batch_size, model["num_classes"], args.seed, step)
     logits, _ = deeplab_v3(images, is_training=True, precision=args.precision,
                            batch_norm_decay=args.batch_norm_decay,
+                           freeze_batch_norm=args.freeze_batch_norm,
                            dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), step]), **model)
     loss = segmentation_loss(
         logits, labels, args.loss,
@@ -23,12 +24,14 @@ def training_graph(args, model, training):
     total = loss + optimisation.weight_decay_loss(args.weight_decay)
     rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
                                       args.power)
-    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step)
+    groups = optimisation.variable_groups(model["backbone"], args.backbone_lr_factor,
+                                          args.freeze_batch_norm)
+    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step, groups)
     averaged = {}
     if args.ema:
         update, averaged = averages.keep_averages(update, runs.model_variables(), args.ema, step)
 
-    evaluated = tf.placeholder(tf.uint8, [None, None, None, 3], "evaluated")
+    evaluated = tf.placeholder(tf.uint8, [None, None, None, model.get("bands", 3)], "evaluated")
     with averages.using_averages(averaged):
         logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
     return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
