@@ -62,12 +62,15 @@ def learning_rate(step, base, steps, schedule, power=0.9):
     raise ValueError(f"schedule {schedule!r} is none of {', '.join(SCHEDULES)}")
 
 
-def train_op(loss, optimizer, rate, momentum, step):
+def train_op(loss, optimizer, rate, momentum, step, histograms=False):
     """One update of all trainable variables and of batch norm's moving statistics; adds 1 to step.
 
     Where the loss or a gradient is not finite the op raises InvalidArgumentError and the trainable
     variables, the optimizer's own and `step` stay those of the last good step. The moving
     statistics may have taken in the bad batch, so nothing should be saved after that.
+
+    histograms: adds to the graph's summaries (tf.summary.merge_all) histograms of the gradients and
+    of the weights after the update.
     """
     if optimizer == "adam":
         method = tf.train.AdamOptimizer(rate)
@@ -85,4 +88,10 @@ def train_op(loss, optimizer, rate, momentum, step):
                        [NOT_FINITE, loss, norm])
     with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
         gradients = [tf.identity(gradient) for gradient in gradients]
-    return method.apply_gradients(zip(gradients, variables), global_step=step)
+    update = method.apply_gradients(zip(gradients, variables), global_step=step)
+    if histograms:
+        with tf.control_dependencies([update]):
+            for gradient, variable in zip(gradients, variables):
+                tf.summary.histogram(f"gradients/{variable.op.name}", gradient)
+                tf.summary.histogram(f"weights/{variable.op.name}", variable.read_value())
+    return update

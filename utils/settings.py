@@ -1,6 +1,6 @@
 """The settings of a run: what rebuilds the model, and what a resumed run must not change."""
 
-from utils import pretrained, runs
+from utils import pretrained, runs, tiles
 from utils.scenes import read_bands
 
 
@@ -12,6 +12,7 @@ def run_settings(args, table, tile_size, origin):
     recipe = {name: getattr(args, name) for name in (
         "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
         "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset")}
+    recipe["tiles_checksum"] = tiles.checksum(args.dataset)
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
             "training": recipe} | read_bands(args.dataset)
 

@@ -7,7 +7,7 @@ from utils import optimisation, tiles
 
 
 def training_graph(args, model, training):
-    """The tensors and ops of training and of evaluation, by name."""
+    """The tensors and ops of training and of evaluation, by name; 'histograms' may be None."""
     step = tf.train.get_or_create_global_step()
     images, labels, start_of_data = tiles.training_batches(
         training, args.batch_size, model["num_classes"], args.seed, step)
@@ -18,10 +18,12 @@ def training_graph(args, model, training):
     total = loss + optimisation.weight_decay_loss(args.weight_decay)
     rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
                                       args.power)
-    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step)
+    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step,
+                                   args.histograms)
 
     evaluated = tf.placeholder(tf.uint8, [None, None, None, 3], "evaluated")
     logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
     return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
-            "start_of_data": start_of_data, "evaluated": evaluated,
+            "start_of_data": start_of_data, "histograms": tf.summary.merge_all(),
+            "evaluated": evaluated,
             "probabilities": tf.nn.softmax(logits)}
