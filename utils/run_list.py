@@ -24,7 +24,7 @@ def list_runs(logs):
         run = os.path.join(logs, name)
         try:
             rows.append({"run": name, **_describe(run)})
-        except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).removeprefix(run + os.sep).split(";")[0]
             rows.append({"run": name, "state": f"damaged: {reason}"})
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -43,7 +43,7 @@ def format_runs(logs):
     table = list_runs(logs)
     if table.empty:
         return f"{logs}: no runs there; 'python train.py' makes one, or say where with --logs"
-    return table.astype(object).to_string(
+    return table.astype(object).where(table.notna(), float("nan")).to_string(
         index=False, na_rep="-", justify="left", float_format="{:.4f}".format)
 
 
@@ -54,8 +54,10 @@ def _describe(run):
            "step": 0, "of": recipe["steps"], "state": "unfinished"}
     if runs.has_checkpoint(run):
         path, row["step"] = runs.find_checkpoint(run, runs.NEWEST)
-        # Reads the index, so that a torn one is noticed.
-        tf.train.list_variables(path)
+        try:
+            tf.train.list_variables(path)
+        except tf.errors.OpError as error:
+            raise ValueError(f"{path}: {error.message}") from None
         row["saved"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(
             os.path.getmtime(path + ".index")))
     best = runs.read_best_score(run)
