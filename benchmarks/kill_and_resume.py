@@ -2,15 +2,17 @@
 
     python -m benchmarks.kill_and_resume > benchmarks/kill_and_resume.txt
 
-The moments are drawn from --seed, uniformly over the time of the run that is left alone, its
-start-up, saving and evaluating included: a moment before the first step is counted from the start
-of a process, any other from the step before it. After each SIGKILL the newest checkpoint is read
-whole, and the same command starts again. Losses are read from the event files, all that were
-written: also those that a killed process wrote after its last checkpoint.
+The moments are drawn from --seed, uniformly over the processor time of the run that is left alone,
+its start-up, saving and evaluating included (processor time, so that other work on the machine does
+not matter): a moment before the first step is counted from the start of a process, any other from
+the step before it. After each SIGKILL the newest checkpoint is read whole, and the same command
+starts again. Losses are read from the event files, all that were written: also those that a killed
+process wrote after its last checkpoint. Needs Linux.
 """
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
+import contextlib
 import glob
 import os
 import signal
@@ -23,7 +25,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils import runs
-from utils.command_line import argument_parser, positive, run_script
+from utils.command_line import argument_parser, leave_on_signals, positive, run_script
 
 LOSS = "loss/with_weight_decay"
 TAGS = (LOSS, "loss/cross_entropy", "training/learning_rate", "validation/mean_iou",
@@ -36,9 +38,9 @@ def parse_arguments():
     parser = argument_parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--kills", type=positive, default=20, help="how often the run is killed")
-    add("--steps", type=positive, default=48, help="of the run")
-    add("--save_every", type=positive, default=3, help="steps between checkpoints")
-    add("--test_display", type=positive, default=8, help="steps between evaluations")
+    add("--steps", type=positive, default=30, help="of the run")
+    add("--save_every", type=positive, default=2, help="steps between checkpoints")
+    add("--test_display", type=positive, default=6, help="steps between evaluations")
     add("--tile_size", type=positive, default=64, help="side of a tile, pixels")
     add("--batch_size", type=positive, default=2, help="tiles a step")
     return parser.parse_args()
@@ -46,6 +48,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    leave_on_signals()
     with tempfile.TemporaryDirectory(prefix="kill_and_resume-") as folder:
         data, logs = os.path.join(folder, "data"), os.path.join(folder, "logs")
         call("-m utils.demo_scenes", "--out", os.path.join(data, "origin"), "--size", SCENE_SIZE)
@@ -56,11 +59,9 @@ def main():
                    for part in (f"--{name}", getattr(args, name))))
         print("python", *train[:1], *train[5:])
         whole, killed = os.path.join(logs, "whole"), os.path.join(logs, "killed")
-        began = time.time()
-        call(*train, "--run", "whole")
-        moments = draw_moments(args, began, whole)
+        timeline = run_alone((*train, "--run", "whole"), whole)
         attempts = [kill_and_check(number, moment, (*train, "--run", "killed"), killed)
-                    for number, moment in enumerate(moments, start=1)]
+                    for number, moment in enumerate(draw_moments(args, timeline), start=1)]
         call(*train, "--run", "killed")
         for sort, count in zip(("kills", "while saving", "before the first checkpoint"),
                                np.sum(attempts, axis=0)):
@@ -79,47 +80,76 @@ def command(script, *arguments):
     return [sys.executable, *script.split(), *map(str, arguments)]
 
 
-def draw_moments(args, began, whole):
-    """[(step, seconds after it)] for every kill, in the order of the run; step 0 is the start of
-    the process, and kills before step 1 are strewn among the others.
+def run_alone(train, run):
+    """[(step, processor seconds at which it was written)] of a run that is not killed, with
+    (0, 0) before the first step, and its last look at the end."""
+    timeline = [(0, 0.0)]
+    with started(train) as (process, output):
+        for step, seconds in follow(process, run):
+            if step > timeline[-1][0]:
+                timeline.append((step, seconds))
+        if process.returncode:
+            raise ValueError(f"train.py ended with status {process.returncode}: {read(output)}")
+    timeline.append((timeline[-1][0], seconds))
+    print(f"left alone: {timeline[1][1]:.1f} s of processor time to step {timeline[1][0]}, "
+          f"{seconds - timeline[1][1]:.1f} s from there to the end", flush=True)
+    return timeline
 
-    began: when run `whole` was started, seconds since the epoch.
-    """
-    events = [event for path in event_files(whole) for event in read_events(path)]
-    # Of every step the time at which its loss was written; the last event is that of the end.
-    times = np.array([began] + [event.wall_time for event in events if is_loss(event)])
-    print(f"left alone: {times[1] - began:.1f} s to step 1, "
-          f"{events[-1].wall_time - times[1]:.1f} s from there to step {args.steps} and its end")
+
+def draw_moments(args, timeline):
+    """[(step, processor seconds after it)] for every kill, in the order of the run; step 0 is the
+    start of the process, and kills before the first step are strewn among the others."""
+    steps, times = zip(*timeline)
     random = np.random.default_rng(args.seed)
-    drawn = np.sort(random.uniform(began, events[-1].wall_time, args.kills))
-    steps = np.searchsorted(times, drawn, side="right") - 1
-    moments = [(int(step), float(moment - times[step])) for step, moment in zip(steps, drawn)]
+    drawn = np.sort(random.uniform(0, times[-1], args.kills))
+    places = np.searchsorted(times, drawn, side="right") - 1
+    moments = [(steps[place], moment - times[place]) for place, moment in zip(places, drawn)]
     later = [moment for moment in moments if moment[0]]
     for moment in moments[:len(moments) - len(later)]:
         later.insert(random.integers(len(later) + 1), moment)
     return later
 
 
+@contextlib.contextmanager
+def started(train):
+    """(process, file of all it says); it is ended in any case."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command(*train), stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process, output
+        finally:
+            process.kill()
+            process.wait()
+
+
+def read(output):
+    output.seek(0)
+    return output.read()
+
+
 def kill_and_check(number, moment, train, run):
     """Starts the run, kills it, reads its checkpoint. Three bools: was it still running, was it
     saving, had it no checkpoint yet."""
     expected = runs.find_checkpoint(run, runs.NEWEST)[1] if runs.has_checkpoint(run) else None
-    started = time.time()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command(*train), stdout=output, stderr=subprocess.STDOUT)
-        wait_for(moment, process, run, event_files(run))
+    began = time.time()
+    with started(train) as (process, output):
+        reached = None if moment[0] else 0.0
+        for step, seconds in follow(process, run):
+            if reached is None and step >= moment[0]:
+                reached = seconds
+            if reached is not None and seconds >= reached + moment[1]:
+                break
         was_running = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-        output.seek(0)
-        said = output.read()
+        said = read(output)
     if not was_running and process.returncode:
         raise ValueError(f"attempt {number} ended with status {process.returncode}: {said}")
     if ": resumed at" in said or ": random weights" in said:
-        line = "random weights" if expected is None else f"resumed at step {expected}\n"
+        line = ": random weights\n" if expected is None else f": resumed at step {expected}\n"
         if line not in said:
             raise ValueError(f"attempt {number} did not begin with {line!r}: {said}")
-    saving = is_half_saved(run, started)
+    saving = is_half_saved(run, began)
     step = read_newest(run)
     place = f"step {moment[0]}" if moment[0] else "the start"
     print(f"kill {number:2}: {moment[1]:5.2f} s after {place:9} "
@@ -129,18 +159,21 @@ def kill_and_check(number, moment, train, run):
     return was_running, saving, step is None
 
 
-def wait_for(moment, process, run, old_files):
-    """Returns when this process has written the moment's step and its seconds have passed."""
-    step, seconds = moment
-    size = None
-    while step and process.poll() is None:
-        new = [path for path in event_files(run) if path not in old_files]
+def follow(process, run):
+    """Until the process ends: the last step it has written (0: none yet) and its processor seconds
+    so far, every few milliseconds."""
+    old, size, step, seconds = event_files(run), 0, 0, 0.0
+    while process.poll() is None:
+        new = [path for path in event_files(run) if path not in old]
         if new and os.path.getsize(new[0]) != size:
             size = os.path.getsize(new[0])
-            if any(is_loss(event) and event.step >= step for event in read_events(new[0])):
-                break
+            step = max([event.step for event in read_events(new[0]) if is_loss(event)], default=0)
+        with contextlib.suppress(OSError), open(f"/proc/{process.pid}/stat") as file:
+            # After the name in brackets: fields 14 and 15 of proc(5), user and system time.
+            fields = file.read().rpartition(")")[2].split()
+            seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        yield step, seconds
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    time.sleep(seconds)
 
 
 def event_files(run):

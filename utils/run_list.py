@@ -25,7 +25,7 @@ def list_runs(logs):
         try:
             rows.append({"run": name, **_describe(run)})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            reason = str(error).removeprefix(run + os.sep).split(";")[0]
+            reason = str(error).removeprefix(run + os.sep).split(";")[0].split(" (")[0]
             rows.append({"run": name, "state": f"damaged: {reason}"})
     table = pd.DataFrame(rows, columns=COLUMNS)
     for column in ("seed", "step", "of", "best_step"):
@@ -44,7 +44,7 @@ def format_runs(logs):
     if table.empty:
         return f"{logs}: no runs there; 'python train.py' makes one, or say where with --logs"
     return table.astype(object).where(table.notna(), float("nan")).to_string(
-        index=False, na_rep="-", justify="left", float_format="{:.4f}".format)
+        index=False, na_rep="-", float_format="{:.4f}".format)
 
 
 def _describe(run):
