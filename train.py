@@ -1,5 +1,7 @@
 """Tiles -> checkpoint: trains Deeplab-v3 on the tiles that preprocess.py wrote.
 
+python train.py --list shows the runs there are and their best scores.
+
 Where the weights come from, in this order:
 1. a run: --run NAME of a folder with a checkpoint resumes it, whatever --pretrained says;
 2. pretrained: --pretrained imagenet, the path of a Keras .h5 or TF-slim checkpoint (the backbone's
@@ -16,11 +18,13 @@ import time
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
-from utils import evaluation, optimisation, pretrained, runs, tiles
+from utils import evaluation, optimisation, pretrained, run_list, runs, tiles
 from utils.class_weights import CLASS_WEIGHTS
 from utils.classes import read_classes
-from utils.command_line import (argument_parser, part_above_0, positive, probability, progress,
-                                run_script, share)
+from utils.command_line import (argument_parser, non_negative, part_above_0, positive, probability,
+                                progress, run_script, share)
+from utils.environment import describe_environment
+from utils.event_files import EventWriter, finished_summary, settings_summary
 from utils.losses import LOSSES
 from utils.scenes import find_scenes, read_bands, read_scene
 from utils.settings import check_same_settings, keep_start, run_settings
@@ -31,6 +35,7 @@ def parse_arguments():
     parser = argument_parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--logs", default="logs", help="folder of all runs, for tensorboard --logdir")
+    add("--list", action="store_true", help="show the runs in --logs and their scores, and leave")
     add("--run", help="name of this run's folder; that of a run with a checkpoint resumes it; "
         "None makes a new name")
     add("--pretrained", default="imagenet", metavar="none|imagenet|PATH|RUN",
@@ -49,9 +54,9 @@ def parse_arguments():
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
     add("--schedule", choices=optimisation.SCHEDULES, default="step",
         help="step: divided by 10 at 60%% and 80%% of the steps (the original); poly: the paper's")
-    add("--power", type=float, default=0.9, help="of the poly schedule")
+    add("--power", type=non_negative, default=0.9, help="of the poly schedule")
     add("--momentum", type=probability, default=0.9, help="of the momentum optimizer")
-    add("--weight_decay", type=float, default=5e-4,
+    add("--weight_decay", type=non_negative, default=5e-4,
         help="on convolution weights; the paper's is 1e-4")
     add("--loss", choices=LOSSES, default="cross_entropy",
         help="focal turns to pixels that are not learned yet, dice_cross_entropy to small classes")
@@ -79,6 +84,8 @@ def parse_arguments():
         help="steps between checkpoints")
     add("--summary_every", type=positive, default=20, metavar="STEPS",
         help="steps between points of the curves")
+    add("--histograms", action="store_true",
+        help="of weights and gradients, every --test_display steps, for TensorBoard")
     return parser.parse_args()
 
 
@@ -92,12 +99,16 @@ def above_zero(text):
 
 def main():
     args = parse_arguments()
+    if args.list:
+        print(run_list.format_runs(args.logs))
+        return 0
+    run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
+    runs.check_writable(run)
     table = read_classes(args.classes)
     training = tiles.read_tile_list(args.dataset)
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
     tile_size = tiles.read_tile(next(training.itertuples()), table)[0].shape[0]
     held_out = read_held_out(args, table)
-    run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
     resumes = runs.has_checkpoint(run)
     origin = None if resumes else pretrained.origin_of(args.pretrained)
     settings = run_settings(args, table, tile_size, origin)
@@ -115,6 +126,7 @@ def main():
         model = training_graph(args, settings["model"], training)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver(model["averages"])}
         session.run(tf.global_variables_initializer())
+        step = 0
         if resumes:
             checkpoint, step = runs.find_checkpoint(run, runs.NEWEST)
             runs.restore(session, savers[runs.NEWEST], checkpoint)
@@ -127,12 +139,15 @@ def main():
         if not resumes:
             session.run(model["start_of_averages"])
         runs.write_settings(run, settings)
+        runs.append_start(run, step, describe_environment())
+        writer = EventWriter(run, step + 1, None if step else session.graph)
+        writer.add_summary(settings_summary(settings), step)
 
-        def evaluate(writer, step):
+        def evaluate(step):
             return evaluation.write_evaluation(session, model, writer, step, table, validation,
                                                held_out, tile_size, args.batch_size)
 
-        return train(args, session, model, savers, run, evaluate, training, table)
+        return train(args, session, model, savers, run, writer, evaluate, training, table)
 
 
 def read_held_out(args, table):
@@ -145,23 +160,25 @@ def read_held_out(args, table):
         return None
 
 
-def train(args, session, model, savers, run, evaluate, training, table):
+def train(args, session, model, savers, run, writer, evaluate, training, table):
     """The loop, from the graph's step to --steps. Returns the exit status."""
     step = saved = int(session.run(model["step"]))
     session.run(model["start_of_data"])
     stop = runs.stop_event()
-    writer = tf.summary.FileWriter(run, None if step else session.graph)
-    if step:
-        # TensorBoard then drops the points that a killed run wrote after its last checkpoint.
-        writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
-    best_score = (runs.read_best_score(run) or {"mean_iou": -1})["mean_iou"]
+    # What an attempt left that never came to a checkpoint may be of other settings.
+    best = (runs.read_best_score(run) if step else None) or {}
+    if is_evaluated(args, step) and best.get("evaluated", 0) < step:
+        # The run was stopped between saving and evaluating.
+        evaluation.keep_best(session, savers[runs.BEST], run, writer, step, evaluate(step), best)
     fetches = {name: model[name] for name in ("loss", "total", "rate", "update")}
     bar = progress(args.steps, "step", "training", initial=step)
     images, seconds = 0, 0.0
     while step < args.steps and not stop.is_set():
+        watched = {"histograms": model["histograms"]} if (
+            args.histograms and is_evaluated(args, step + 1)) else {}
         began = time.perf_counter()
         try:
-            values = session.run(fetches)
+            values = session.run(fetches | watched)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
                               "memory; lower --batch_size") from error
@@ -184,25 +201,33 @@ def train(args, session, model, savers, run, evaluate, training, table):
                 "training/learning_rate": values["rate"],
                 "training/images_per_second": images / seconds}), step)
             images, seconds = 0, 0.0
+        if watched:
+            writer.add_summary(values["histograms"], step)
         if step % args.save_every == 0 or step == args.steps:
             runs.save(session, savers[runs.NEWEST], run, runs.NEWEST, step)
             saved = step
-        if (step % args.test_display == 0 or step == args.steps) and not stop.is_set():
-            score = evaluate(writer, step)
-            if score >= best_score:
-                best_score = score
-                runs.save(session, savers[runs.BEST], run, runs.BEST, step)
-                runs.write_best_score(run, step, {"mean_iou": best_score})
+        if is_evaluated(args, step) and not stop.is_set():
+            evaluation.keep_best(session, savers[runs.BEST], run, writer, step, evaluate(step),
+                                 best)
     bar.close()
     if saved < step:
         runs.save(session, savers[runs.NEWEST], run, runs.NEWEST, step)
+    if step == args.steps:
+        writer.add_summary(finished_summary(), step)
     writer.close()
     if step < args.steps:
         print(f"{run}: stopped and saved at step {step}; the same command with --run "
               f"{os.path.basename(run)} goes on from there")
         return 130
-    print(f"{run}: done; best mean-IoU on the validation tiles {best_score:.4f}")
+    score = best.get("mean_iou")
+    print(f"{run}: done" if score is None else
+          f"{run}: done; best mean-IoU on the validation tiles {score:.4f}")
     return 0
+
+
+def is_evaluated(args, step):
+    """Whether the model is evaluated after so many steps."""
+    return step > 0 and (step % args.test_display == 0 or step == args.steps)
 
 
 if __name__ == "__main__":

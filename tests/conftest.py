@@ -1,7 +1,9 @@
 """Fixtures for all tests: tiny random scenes, and the shared data where it is present."""
 
+import os
 import pathlib
 import signal
+import subprocess
 import sys
 
 import cv2
@@ -63,3 +65,15 @@ def write_small_dataset(folder):
 def small_dataset(tmp_path):
     """A folder for --dataset: origin/ holds the labelled scenes of write_small_dataset."""
     return write_small_dataset(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none",
+                                       str(folder)], capture_output=True).returncode:
+        pytest.skip("a small disk can only be mounted as root with the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

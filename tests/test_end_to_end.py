@@ -60,7 +60,7 @@ def read_events(run):
         for event in tf.train.summary_iterator(path):
             for value in event.summary.value:
                 kind = value.WhichOneof("value")
-                content = value.simple_value if kind == "simple_value" else value.image
+                content = getattr(value, kind)
                 values.setdefault(value.tag, {})[event.step] = content
     return values
 
@@ -88,7 +88,7 @@ def training_flags(dataset, logs, name, *arguments):
 @pytest.fixture(scope="module")
 def trained(dataset, logs):
     """(run folder, screen output) of a run that was not interrupted."""
-    output, errors = call("train.py", *training_flags(dataset, logs, "whole"))
+    output, errors = call("train.py", *training_flags(dataset, logs, "whole", "--histograms"))
     assert errors == ""
     return str(logs / "whole"), output
 
@@ -123,8 +123,14 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     path, step = runs.find_checkpoint(run, runs.BEST)
     assert not [name for name, _ in tf.train.list_variables(path) if "Adam" in name]
     best = runs.read_best_score(run)
-    scores = read_events(run)["validation/mean_iou"]
+    events = read_events(run)
+    scores = events["validation/mean_iou"]
     assert best["step"] == step and best["mean_iou"] == pytest.approx(max(scores.values()))
+    assert best["held_out_mean_iou"] == pytest.approx(events["held_out/mean_iou"][step])
+    assert best["evaluated"] == STEPS
+    assert max(events["best/mean_iou"]) == step
+    [start] = runs.read_starts(run)
+    assert start["step"] == 0 and "--run whole" in start["command"]
     assert f"best mean-IoU on the validation tiles {best['mean_iou']:.4f}" in output
 
 
@@ -159,6 +165,11 @@ def test_tensorboard_is_shown_what_was_promised(trained):
         picture = cv2.imdecode(np.frombuffer(shown[6].encoded_image_string, np.uint8), 1)
         assert picture.shape == (shown[6].height, shown[6].width, 3)
         assert picture.shape[0] == 64 and picture.shape[1] >= 3 * 64
+    assert all(set(values[f"confusion_matrix/{name}"]) == evaluated
+               for name in ("validation", "held_out"))
+    for group in ("weights", "gradients"):
+        assert set(values[f"{group}/resnet_v2_50/conv1/weights"]) == evaluated
+        assert values[f"{group}/resnet_v2_50/conv1/weights"][6].num == 7 * 7 * 3 * 64
 
 
 def test_ctrl_c_saves_and_leaves(interrupted):
@@ -171,7 +182,10 @@ def test_ctrl_c_saves_and_leaves(interrupted):
 
 
 def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
-    """Losses equal those of the run that went on, bit for bit."""
+    """Losses equal those of the run that went on, bit for bit, although that drew histograms.
+
+    It was killed after it had saved step 3 and before it evaluated it.
+    """
     run = str(logs / "resumed")
     shutil.copytree(trained[0], run,
                     ignore=shutil.ignore_patterns("events.*", "step-6*", runs.BEST))
@@ -191,6 +205,22 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
         assert losses[s] == whole["loss/cross_entropy"][s]
         assert resumed["training/learning_rate"][s] == whole["training/learning_rate"][s]
     assert runs.find_checkpoint(run, runs.NEWEST)[1] == STEPS
+    for tag in ("validation/mean_iou", "held_out/mean_iou", "best/mean_iou"):
+        assert resumed[tag] == whole[tag]
+    assert runs.read_best_score(run) == runs.read_best_score(trained[0])
+    assert [start["step"] for start in runs.read_starts(run)] == [0, 3]
+    assert not any(tag.startswith(("weights/", "gradients/")) for tag in resumed)
+
+
+def test_tiles_cut_anew_are_noticed_when_a_run_is_resumed(trained, dataset, logs, tmp_path):
+    for name in ("origin", "train", "validation"):
+        os.symlink(dataset / name, tmp_path / name)
+    for name in ("validation_list.csv", "bands.json", "class_frequencies.csv"):
+        shutil.copy(dataset / name, tmp_path)
+    text = (dataset / "path_list.csv").read_text()
+    (tmp_path / "path_list.csv").write_text(text.replace("flip", "noise"))
+    line = refusal(*training_flags(tmp_path, logs, "whole"))
+    assert "tiles_checksum was" in line
 
 
 def test_all_that_helps_unbalanced_data_together(dataset, logs):

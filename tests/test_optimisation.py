@@ -143,6 +143,30 @@ def test_frozen_batch_norm_is_the_backbone_s_alone(session, factor):
         "net/conv/BatchNorm/gamma", "net/conv/BatchNorm/beta"}
 
 
+@pytest.mark.parametrize("optimizer", optimisation.OPTIMIZERS)
+def test_histograms_show_gradients_and_the_updated_weights_and_change_nothing(
+        session, problem, optimizer):
+    update = optimisation.train_op(problem["loss"], optimizer, .1, .9, problem["step"], histograms=True)
+    summary = tf.summary.merge_all()
+    session.run(tf.global_variables_initializer())
+    shown = {value.tag: value.histo for value in tf.Summary.FromString(
+        session.run((update, summary))[1]).value}
+    assert set(shown) == {"gradients/weights", "weights/weights"}
+    after = session.run(problem["weights"])
+    assert not np.array_equal(after, [1, -2, 3])
+    for tag, values in (("gradients/weights", np.array([1, -2, 3])), ("weights/weights", after)):
+        assert (shown[tag].num, shown[tag].min, shown[tag].max) == (3, values.min(), values.max())
+        np.testing.assert_allclose(shown[tag].sum, values.sum(), rtol=1e-6)
+    session.run(tf.global_variables_initializer())
+    session.run(update)
+    np.testing.assert_array_equal(session.run(problem["weights"]), after)
+
+
+def test_without_histograms_there_is_nothing_to_summarise(session, problem):
+    build(session, problem, "adam")
+    assert tf.summary.merge_all() is None
+
+
 def test_an_update_moves_the_statistics_and_counts_the_step(session, problem):
     update = build(session, problem, "adam")
     session.run(update)

@@ -209,8 +209,71 @@ def test_no_best_checkpoint_before_an_evaluation(logs):
     with pytest.raises(FileNotFoundError, match="best: no complete checkpoint.*--checkpoint"):
         runs.find_checkpoint(run, runs.BEST)
     assert runs.read_best_score(run) is None
-    runs.write_best_score(run, 3, {"mean_iou": .5})
-    assert runs.read_best_score(run) == {"step": 3, "mean_iou": .5}
+    score = {"step": 3, "mean_iou": .5, "held_out_mean_iou": None, "evaluated": 4}
+    runs.write_best_score(run, score)
+    assert runs.read_best_score(run) == score
+
+
+@pytest.mark.parametrize("text", ["", "{\"step\": 3", "[]", "{\"step\": 3}"])
+def test_a_damaged_score_is_named(logs, text):
+    os.makedirs(os.path.join(logs, "a", runs.BEST))
+    with open(os.path.join(logs, "a", runs.BEST, runs.SCORE), "w") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match="best/score.json: not "):
+        runs.read_best_score(os.path.join(logs, "a"))
+
+
+def test_every_start_is_noted_with_its_step(logs):
+    run = os.path.join(logs, "a")
+    assert runs.read_starts(run) == []
+    runs.append_start(run, 0, {"python": "3.11"})
+    runs.append_start(run, 40, {"python": "3.12"})
+    assert runs.read_starts(run) == [{"step": 0, "python": "3.11"}, {"step": 40, "python": "3.12"}]
+
+
+def test_a_damaged_note_of_the_starts_does_not_stop_a_run(logs):
+    run = os.path.join(logs, "a")
+    runs.append_start(run, 0, {"python": "3.11"})
+    os.truncate(os.path.join(run, runs.ENVIRONMENT), 20)
+    runs.append_start(run, 40, {"python": "3.12"})
+    assert runs.read_starts(run) == [{"step": 40, "python": "3.12"}]
+
+
+def test_looking_whether_a_run_can_be_written_leaves_no_trace(tmp_path):
+    runs.check_writable(str(tmp_path / "logs" / "a"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "b").mkdir()
+    runs.check_writable(str(tmp_path / "b"))
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_a_run_that_could_not_be_written_is_named_before_anything_else(tmp_path, small_disk):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/a: a run cannot be written there .*Not a directory.*"
+                                      "--logs or --run"):
+        runs.check_writable(str(tmp_path / "file" / "a"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="disk/a: a run cannot be written there .*Read-only"):
+        runs.check_writable(str(small_disk / "a"))
+
+
+def test_a_checkpoint_that_a_kill_left_out_of_the_list_goes_with_the_next_save(logs):
+    run = os.path.join(logs, "a")
+    save_run(run, [1, 2])
+    for ending in (".index", ".data-00000-of-00001"):
+        shutil.copy(os.path.join(run, runs.NEWEST, "step-2" + ending),
+                    os.path.join(run, runs.NEWEST, "step-3" + ending))
+    save_run(run, [4])
+    assert steps_on_disk(run, runs.NEWEST) == [2, 4]
+    assert restored(run)[2] == 4
+
+
+def test_files_stay_where_the_list_of_checkpoints_is_lost(logs):
+    run = os.path.join(logs, "a")
+    save_run(run, [1])
+    os.remove(os.path.join(run, runs.NEWEST, "checkpoint"))
+    save_run(run, [2])
+    assert steps_on_disk(run, runs.NEWEST) == [1, 2]
 
 
 def test_a_run_folder_that_cannot_be_written_is_an_oserror(tmp_path):
@@ -220,18 +283,6 @@ def test_a_run_folder_that_cannot_be_written_is_an_oserror(tmp_path):
         session.run(tf.global_variables_initializer())
         with pytest.raises(OSError, match="run/newest: checkpoint of step 1 could not be written"):
             runs.save(session, runs.newest_saver(), str(tmp_path / "run"), runs.NEWEST, 1)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none",
-                                       str(folder)], capture_output=True).returncode:
-        pytest.skip("a small disk can only be mounted as root with the right to mount")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_on_a_full_disk_the_old_checkpoint_stays_whole(small_disk):

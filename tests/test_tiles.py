@@ -193,3 +193,16 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path, content, message):
 def test_a_validation_list_may_be_empty(tmp_path):
     (tmp_path / "validation_list.csv").write_text("image,label,scene\n")
     assert tiles.read_tile_list(str(tmp_path), tiles.VALIDATION_LIST).empty
+
+
+@pytest.mark.parametrize("name", [tiles.TRAINING_LIST, tiles.FREQUENCIES])
+def test_the_checksum_changes_with_the_list_and_the_labels_statistics(dataset, name):
+    (dataset / tiles.FREQUENCIES).write_text("id,name,train_pixels\n0,land,100\n")
+    before = tiles.checksum(str(dataset))
+    assert tiles.checksum(str(dataset)) == before and len(before) == 16
+    (dataset / name).write_text((dataset / name).read_text().replace("0", "1"))
+    assert tiles.checksum(str(dataset)) != before
+
+
+def test_tiles_without_statistics_have_a_checksum(dataset):
+    assert len(tiles.checksum(str(dataset))) == 16

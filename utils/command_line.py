@@ -35,6 +35,14 @@ def probability(text):
     return value
 
 
+def non_negative(text):
+    """argparse type: a finite float from 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number from 0")
+    return value
+
+
 def natural(text):
     """argparse type: a whole number from 0 that TensorFlow's 64 bits hold."""
     value = int(text)

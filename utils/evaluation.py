@@ -1,11 +1,15 @@
-"""Scores and pictures of a model in training, on validation tiles and on the held-out scene."""
+"""Scores and pictures of a model in training, on validation tiles and on the held-out scene.
+
+Also which checkpoint is the best.
+"""
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from utils import runs
 from utils.classes import colour_map
 from utils.metrics import accuracy, confusion_matrix, intersection_over_union, mean_iou
-from utils.pictures import rgb_of, side_by_side
+from utils.pictures import confusion_picture, rgb_of, side_by_side
 from utils.scenes import encode_png
 from utils.sliding_window import predict_bands
 from utils.tiles import read_tile
@@ -15,27 +19,46 @@ PICTURES = 4
 
 def write_evaluation(session, model, writer, step, table, validation, held_out, tile_size,
                      batch_size):
-    """Scores and pictures of this step to TensorBoard; returns the validation tiles' mean-IoU.
+    """Scores and pictures of this step to TensorBoard.
 
-    Without validation tiles it returns 0, so that the newest always counts as the best.
+    Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
+    None where there are none.
     """
     def predict(images):
         return session.run(model["probabilities"], {model["evaluated"]: images})
 
     matrix = evaluate_tiles(predict, validation, table, batch_size)
     values = score_values("validation", matrix, table)
-    score = values.get("validation/mean_iou", 0.0)
+    if validation.size:
+        writer.add_summary(confusion_summary("validation", matrix, table), step)
     if held_out:
         image, label = held_out
         prediction = map_scene(predict, image, tile_size, batch_size)
-        values.update(score_values(
-            "held_out", confusion_matrix(label, prediction, len(table)), table))
+        matrix = confusion_matrix(label, prediction, len(table))
+        values.update(score_values("held_out", matrix, table))
+        writer.add_summary(confusion_summary("held_out", matrix, table), step)
         writer.add_summary(picture_summary(image, label, prediction, table, tile_size), step)
     writer.add_summary(scalar_summary(values), step)
-    writer.flush()
     print(f"step {step}: " + ", ".join(f"{tag} {value:.4f}" for tag, value in values.items()
                                        if tag.endswith(("/mean_iou", "/accuracy"))), flush=True)
-    return score
+    return {"mean_iou": values.get("validation/mean_iou"),
+            "held_out_mean_iou": values.get("held_out/mean_iou")}
+
+
+def keep_best(session, saver, run, writer, step, scores, best):
+    """Saves the model as the run's best where `scores` are no worse than those of `best`.
+
+    scores: what `write_evaluation` returned. Without validation tiles the newest is the best.
+    best: what `runs.read_best_score` returns; {} before the first evaluation. It is brought up to
+    date here and in the run's folder.
+    """
+    if (scores["mean_iou"] or 0) >= (best.get("mean_iou") or 0):
+        runs.save(session, saver, run, runs.BEST, step)
+        best.update(scores, step=step)
+        writer.add_summary(scalar_summary({
+            f"best/{name}": value for name, value in scores.items() if value is not None}), step)
+    best["evaluated"] = step
+    runs.write_best_score(run, best)
 
 
 def evaluate_tiles(predict, validation, table, batch_size):
@@ -93,8 +116,18 @@ def picture_summary(image, label, prediction, table, window):
         part = slice(top, top + window), slice(left, left + window)
         picture = side_by_side([rgb_of(image[part]), colour_map(label[part], table),
                                 colour_map(prediction[part], table)])
-        values.append(tf.Summary.Value(
-            tag=f"held_out/row_{top}_column_{left}", image=tf.Summary.Image(
-                height=picture.shape[0], width=picture.shape[1], colorspace=3,
-                encoded_image_string=encode_png(picture))))
+        values.append(_picture(f"held_out/row_{top}_column_{left}", picture))
     return tf.Summary(value=values)
+
+
+def confusion_summary(name, matrix, table):
+    """tf.Summary of a confusion matrix as a picture."""
+    return tf.Summary(value=[
+        _picture(f"confusion_matrix/{name}", confusion_picture(matrix, table))])
+
+
+def _picture(tag, picture):
+    """RGB uint8 [height, width, 3] as a value of a tf.Summary."""
+    return tf.Summary.Value(tag=tag, image=tf.Summary.Image(
+        height=picture.shape[0], width=picture.shape[1], colorspace=3,
+        encoded_image_string=encode_png(picture)))

@@ -64,7 +64,7 @@ def variable_groups(backbone, backbone_lr_factor=1.0, freeze_batch_norm=False):
             ([v for v in trained if inside(v)], backbone_lr_factor)]
 
 
-def train_op(loss, optimizer, rate, momentum, step, groups=None):
+def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=False):
     """One update of the variables and of batch norm's moving statistics; adds 1 to step.
 
     groups: of `variable_groups`; None trains all trainable variables at `rate`. Each group has an
@@ -74,6 +74,9 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None):
     Where the loss or a gradient is not finite the op raises InvalidArgumentError and the trainable
     variables, the optimizer's own and `step` stay those of the last good step. The moving
     statistics may have taken in the bad batch, so nothing should be saved after that.
+
+    histograms: adds to the graph's summaries (tf.summary.merge_all) histograms of the gradients and
+    of the weights after the update.
     """
     groups = groups or [(tf.trainable_variables(), 1.0)]
     methods = [_new_optimizer(optimizer, rate * factor, momentum) for _, factor in groups]
@@ -90,7 +93,14 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None):
     updates = [method.apply_gradients([(gradients[v.op.name], v) for v in part])
                for method, (part, _) in zip(methods, groups)]
     with tf.control_dependencies(updates):
-        return tf.assign_add(step, 1).op
+        update = tf.assign_add(step, 1).op
+    if histograms:
+        with tf.control_dependencies([update]):
+            for variable in variables:
+                name = variable.op.name
+                tf.summary.histogram(f"gradients/{name}", gradients[name])
+                tf.summary.histogram(f"weights/{name}", variable.read_value())
+    return update
 
 
 def _new_optimizer(name, rate, momentum):

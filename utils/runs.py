@@ -1,9 +1,10 @@
 """Run folders: settings, checkpoints, the best score. The only room that knows where they lie.
 
-logs/<run>/settings.json          everything needed to build the model again
+logs/<run>/settings.json          everything needed to build the model again, the class table too
+logs/<run>/environment.json       code version, machine and command of each start of the run
 logs/<run>/newest/step-N.*        the newest checkpoint: all variables, so that training resumes
 logs/<run>/best/step-N.*          the best on the validation tiles: the model's variables only
-logs/<run>/best/score.json        its step and score
+logs/<run>/best/score.json        its step and scores, and which step was evaluated last
 logs/<run>/events.out.*           TensorBoard
 """
 
@@ -12,6 +13,7 @@ import glob
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 
@@ -22,12 +24,25 @@ from utils.classes import ClassTable
 from utils.files import write_text
 
 NEWEST, BEST = "newest", "best"
-SETTINGS, SCORE = "settings.json", "score.json"
+SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
 
 
 def new_run_name(settings_name, seed):
     """A name that tells the experiment, the seed and the time: resnet_v2_50-seed0-20260131-1200."""
     return f"{settings_name}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_writable(run):
+    """Raises OSError where the folder `run` could not be made or written to; leaves no trace."""
+    folder = run
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder) or os.curdir
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{run}: a run cannot be written there ({folder}: {error.strerror}); change "
+                      "its permissions, or choose another --logs or --run") from None
 
 
 def find_run(logs, name=None):
@@ -52,12 +67,12 @@ def is_run(folder):
     return os.path.isfile(os.path.join(folder, SETTINGS))
 
 
-def run_names(logs):
-    """Names of all runs in `logs`, sorted."""
+def run_names(logs, known_by=(SETTINGS,)):
+    """Names of the runs in `logs`, sorted: of the folders that hold anything of `known_by`."""
     if not os.path.isdir(logs):
         return []
-    return sorted(name for name in os.listdir(logs)
-                  if is_run(os.path.join(logs, name)))
+    return sorted(name for name in os.listdir(logs) if any(
+        os.path.exists(os.path.join(logs, name, part)) for part in known_by))
 
 
 def write_settings(run, settings):
@@ -78,6 +93,21 @@ def read_settings(run):
                          "model, tile_size and a row of classes for each of the model's; "
                          "restore it or train again")
     return settings
+
+
+def append_start(run, step, environment):
+    """Notes in the run's folder that it was started at `step` in `environment` (plain values)."""
+    starts = read_starts(run) + [{"step": step, **environment}]
+    write_text(os.path.join(run, ENVIRONMENT), json.dumps(starts, indent=2) + "\n")
+
+
+def read_starts(run):
+    """What `append_start` noted, oldest first: a list of dicts. A damaged file counts as none."""
+    try:
+        starts = _read_json(os.path.join(run, ENVIRONMENT))
+    except (OSError, ValueError):
+        return []
+    return starts if isinstance(starts, list) else []
 
 
 def find_checkpoint(run, which):
@@ -162,15 +192,20 @@ def restore_model(session, path):
     restore(session, tf.train.Saver(variables), path)
 
 
-def write_best_score(run, step, score):
-    """Notes step and validation score (plain values) of the best checkpoint."""
-    write_text(os.path.join(run, BEST, SCORE), json.dumps({"step": step, **score}) + "\n")
+def write_best_score(run, score):
+    """Notes of the best checkpoint its 'step' and scores (plain values), and 'evaluated'."""
+    write_text(os.path.join(run, BEST, SCORE), json.dumps(score) + "\n")
 
 
 def read_best_score(run):
-    """What `write_best_score` noted, or None."""
+    """What `write_best_score` noted, or None. Raises OSError, ValueError naming the file."""
     path = os.path.join(run, BEST, SCORE)
-    return _read_json(path) if os.path.exists(path) else None
+    if not os.path.exists(path):
+        return None
+    score = _read_json(path)
+    if not isinstance(score, dict) or not {"step", "mean_iou", "evaluated"} <= set(score):
+        raise ValueError(f"{path}: not the scores of a run; restore it or train again")
+    return score
 
 
 def stop_event():
@@ -216,10 +251,18 @@ def _checkpoint_state(folder):
 
 
 def _remove_unfinished(folder):
-    """Removes what a save cut short by a full disk or a kill left in `folder`."""
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.tempstate*")):
-        with contextlib.suppress(OSError):
-            os.remove(path)
+    """Removes what a save cut short by a full disk or a kill left in `folder`.
+
+    That is files with a temporary name, and whole ones of a checkpoint that the list of checkpoints
+    does not name; where that list is missing or damaged they may be all that is left, and stay.
+    """
+    state = _checkpoint_state(folder)
+    known = [os.path.basename(path) for path in state.all_model_checkpoint_paths] if state else []
+    for path in glob.glob(os.path.join(glob.escape(folder), "step-*")):
+        prefix, _, rest = os.path.basename(path).partition(".")
+        if ".tempstate" in rest or (known and prefix not in known):
+            with contextlib.suppress(OSError):
+                os.remove(path)
 
 
 def _read_json(path):

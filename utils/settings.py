@@ -1,6 +1,6 @@
 """The settings of a run: what rebuilds the model, and what a resumed run must not change."""
 
-from utils import pretrained, runs
+from utils import pretrained, runs, tiles
 from utils.rasters import RGB
 from utils.scenes import read_bands
 
@@ -18,6 +18,7 @@ def run_settings(args, table, tile_size, origin):
         "momentum", "weight_decay", "batch_norm_decay", "freeze_batch_norm", "backbone_lr_factor",
         "precision", "pretrained", "dataset", "loss", "focal_gamma", "class_weights",
         "hard_pixels", "label_smoothing", "ema")}
+    recipe["tiles_checksum"] = tiles.checksum(args.dataset)
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
             "training": recipe} | noted
 

@@ -1,5 +1,6 @@
 """path_list.csv -> batches of tiles. The order is a function of seed and step alone."""
 
+import hashlib
 import os
 
 import cv2
@@ -10,6 +11,7 @@ from utils.classes import IGNORE
 from utils.scenes import read_label, read_tile_image
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
+FREQUENCIES = "class_frequencies.csv"
 
 
 def read_tile_list(dataset, name=TRAINING_LIST):
@@ -33,6 +35,21 @@ def read_tile_list(dataset, name=TRAINING_LIST):
     for column in ("image", "label"):
         tiles[column] = [os.path.join(dataset, file) for file in tiles[column]]
     return tiles
+
+
+def checksum(dataset):
+    """16 hexadecimal digits that change when preprocess.py cuts other tiles into `dataset`.
+
+    Of the list, which tells every crop and its augmentations, and of the labels' statistics where
+    they are: reading all tiles instead would take minutes.
+    """
+    digest = hashlib.sha256()
+    for name in (TRAINING_LIST, FREQUENCIES):
+        path = os.path.join(dataset, name)
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def read_tile(row, table, shape=None):

@@ -9,7 +9,7 @@ from utils.losses import segmentation_loss
 
 
 def training_graph(args, model, training):
-    """The tensors and ops of training and of evaluation, by name."""
+    """The tensors and ops of training and of evaluation, by name; 'histograms' may be None."""
     step = tf.train.get_or_create_global_step()
     images, labels, start_of_data = tiles.training_batches(
         training, args.batch_size, model["num_classes"], args.seed, step)
@@ -26,7 +26,8 @@ def training_graph(args, model, training):
                                       args.power)
     groups = optimisation.variable_groups(model["backbone"], args.backbone_lr_factor,
                                           args.freeze_batch_norm)
-    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step, groups)
+    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step, groups,
+                                   args.histograms)
     averaged = {}
     if args.ema:
         update, averaged = averages.keep_averages(update, runs.model_variables(), args.ema, step)
@@ -37,5 +38,6 @@ def training_graph(args, model, training):
     return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
             "start_of_data": start_of_data, "averages": averaged,
             "start_of_averages": tf.variables_initializer(list(averaged.values())),
+            "histograms": tf.summary.merge_all(),
             "evaluated": evaluated,
             "probabilities": tf.nn.softmax(logits)}
