@@ -10,14 +10,17 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import argparse
 import os
+import sys
+import threading
 import time
 
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
-from utils import evaluation, optimisation, pretrained, runs, tiles
+from utils import cluster, evaluation, optimisation, pretrained, runs, tiles
 from utils.classes import read_classes
 from utils.command_line import argument_parser, positive, probability, progress, run_script
+from utils.devices import check_alike, choose_devices, session_on
 from utils.scenes import find_scenes, read_bands, read_scene
 from utils.settings import check_same_settings, keep_start, run_settings
 from utils.training import training_graph
@@ -32,7 +35,16 @@ def parse_arguments():
     add("--pretrained", default="imagenet", metavar="none|imagenet|PATH",
         help="first weights of the backbone; PATH: a Keras ResNet50V2 .h5 or a TF-slim checkpoint")
     add("--steps", type=positive, default=50000, help="number of training steps")
-    add("--batch_size", type=positive, default=16, help="tiles a step")
+    add("--batch_size", type=positive, default=16,
+        help="tiles a step, of all devices together")
+    add("--devices", type=positive, metavar="N",
+        help="devices of this host; None: all GPUs seen, else the CPU. Without GPUs, N above 1 "
+        "splits the CPU, for trying out. Several hosts: see TF_CONFIG in README.md, or --slurm")
+    add("--slurm", type=port, nargs="?", const=cluster.SLURM_PORT, metavar="PORT",
+        help="take the hosts from Slurm's variables, under srun; PORT is that of a node's first "
+        f"task, {cluster.SLURM_PORT} if not said")
+    add("--sync_batch_norm", action="store_true",
+        help="batch statistics of all devices' tiles, not of each device's own")
     add("--optimizer", choices=optimisation.OPTIMIZERS, default="adam",
         help="the original's adam; the paper's momentum")
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
@@ -67,8 +79,20 @@ def above_zero(text):
     return value
 
 
+def port(text):
+    """argparse type: the number of a port that needs no rights."""
+    value = int(text)
+    if not 1024 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1024 to 65535")
+    return value
+
+
 def main():
     args = parse_arguments()
+    devices = choose_devices(args.devices, args.batch_size, args.slurm)
+    chief = devices.host == 0
+    if not chief:
+        sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     table = read_classes(args.classes)
     training = tiles.read_tile_list(args.dataset)
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
@@ -83,10 +107,9 @@ def main():
         check_same_settings(run, settings)
     weights = pretrained.read_pretrained(args.pretrained) if origin else None
 
-    with (tf.Graph().as_default(),
-          tf.Session(config=optimisation.repeatable_config()) as session):
+    with session_on(devices) as session:
         tf.set_random_seed(args.seed)
-        model = training_graph(args, settings["model"], training)
+        model = training_graph(args, settings["model"], training, devices)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver()}
         session.run(tf.global_variables_initializer())
         if resumes:
@@ -99,13 +122,17 @@ def main():
                   f"{', '.join(left_out) or 'nothing'}")
         else:
             print(f"{run}: random weights")
+        check_alike(devices, session, model, settings, training)
+        if not chief:
+            return follow(args, session, model, run, training, table)
         runs.write_settings(run, settings)
 
         def evaluate(writer, step):
             return evaluation.write_evaluation(session, model, writer, step, table, validation,
-                                               held_out, tile_size, args.batch_size)
+                                               held_out, tile_size,
+                                               args.batch_size // devices.count)
 
-        return train(args, session, model, savers, run, evaluate, training, table)
+        return train(args, session, model, savers, run, evaluate, training, table, devices.hosts)
 
 
 def read_held_out(args, table):
@@ -118,34 +145,62 @@ def read_held_out(args, table):
         return None
 
 
-def train(args, session, model, savers, run, evaluate, training, table):
+def run_step(args, session, fetches, feeds, run, step, kept, training, table):
+    """The values of `fetches` in the step after `step`; what goes wrong in it is told in a line."""
+    try:
+        return session.run(fetches, feeds)
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
+                          "memory; lower --batch_size") from error
+    except tf.errors.OpError as error:
+        if optimisation.NOT_FINITE in error.message:
+            raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
+                             f"{kept}; try a lower --learning_rate") from error
+        tiles.name_faulty_tile(training, table)
+        if cluster.is_lost(error):
+            raise ValueError(f"{run}: another host was lost at step {step + 1}; stopped, {kept}; "
+                             "start the same command on all hosts again, with the same --run"
+                             ) from error
+        raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
+                         f"{error.message.splitlines()[0]}") from error
+
+
+def follow(args, session, model, run, training, table):
+    """The loop of a host that is not the chief: steps only. Returns the exit status."""
+    step = int(session.run(model["step"]))
+    session.run(model["start_of_data"])
+    asked, stopped = runs.stop_event(), False
+    fetches = {name: model[name] for name in ("update", "all_said")}
+    while step < args.steps and not stopped:
+        values = run_step(args, session, fetches, {model["said"]: asked.is_set()}, run, step,
+                          "the chief keeps its last checkpoint", training, table)
+        stopped = values["all_said"] > 0
+        step += 1
+    return 0 if step == args.steps else 130
+
+
+def train(args, session, model, savers, run, evaluate, training, table, hosts):
     """The loop, from the graph's step to --steps. Returns the exit status."""
     step = saved = int(session.run(model["step"]))
     session.run(model["start_of_data"])
-    stop = runs.stop_event()
+    asked = runs.stop_event()
+    # Several hosts stop after the same step: when all have heard that one was asked to.
+    stop = asked if hosts == 1 else threading.Event()
     writer = tf.summary.FileWriter(run, None if step else session.graph)
     if step:
         # TensorBoard then drops the points that a killed run wrote after its last checkpoint.
         writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
     best_score = (runs.read_best_score(run) or {"mean_iou": -1})["mean_iou"]
-    fetches = {name: model[name] for name in ("loss", "total", "rate", "update")}
+    fetches = {name: model[name] for name in ("loss", "total", "rate", "update", "all_said")}
     bar = progress(args.steps, "step", "training", initial=step)
     images, seconds = 0, 0.0
     while step < args.steps and not stop.is_set():
         began = time.perf_counter()
-        try:
-            values = session.run(fetches)
-        except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
-                              "memory; lower --batch_size") from error
-        except tf.errors.OpError as error:
-            if optimisation.NOT_FINITE not in error.message:
-                tiles.name_faulty_tile(training, table)
-                raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
-                                 f"{error.message.splitlines()[0]}") from error
-            kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
-            raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
-                             f"{kept}; try a lower --learning_rate") from error
+        kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+        values = run_step(args, session, fetches, {model["said"]: asked.is_set()}, run, step, kept,
+                          training, table)
+        if values["all_said"]:
+            stop.set()
         seconds += time.perf_counter() - began
         images += args.batch_size
         step += 1

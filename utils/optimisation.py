@@ -4,6 +4,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from utils.classes import IGNORE
+from utils.replicas import device_number, total
 
 OPTIMIZERS = ("adam", "momentum")
 SCHEDULES = ("step", "poly", "constant")
@@ -21,17 +22,19 @@ def repeatable_config():
     return config
 
 
-def cross_entropy(logits, labels):
+def cross_entropy(logits, labels, total=tf.identity):
     """Mean cross-entropy over the pixels that count; 0 where all are ignored.
 
     logits: float32 [batch, height, width, classes]. labels: integer [batch, height, width], 255
     is ignored. Divided by the number of counted pixels, not of all (deeplab/utils/train_utils.py).
+    total: function from a tensor to its sum over all devices that share the batch, differentiable.
     """
     counted = tf.not_equal(labels, IGNORE)
     ids = tf.where(counted, tf.cast(labels, tf.int32), tf.zeros_like(labels, tf.int32))
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
     counted = tf.cast(counted, tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * counted), tf.reduce_sum(counted))
+    return tf.math.divide_no_nan(total(tf.reduce_sum(losses * counted)),
+                                 total(tf.reduce_sum(counted)))
 
 
 def weight_decay_loss(factor):
@@ -39,7 +42,7 @@ def weight_decay_loss(factor):
 
     As slim's l2_regularizer on conv2d (slim/nets/resnet_utils.py, resnet_arg_scope).
     """
-    weights = [v for v in tf.trainable_variables() if v.op.name.endswith("/weights")]
+    weights = [v for v in tf.trainable_variables() if v.name.endswith("/weights:0")]
     return factor * tf.add_n([tf.nn.l2_loss(v) for v in weights])
 
 
@@ -68,6 +71,8 @@ def train_op(loss, optimizer, rate, momentum, step):
     Where the loss or a gradient is not finite the op raises InvalidArgumentError and the trainable
     variables, the optimizer's own and `step` stay those of the last good step. The moving
     statistics may have taken in the bad batch, so nothing should be saved after that.
+
+    On several devices `loss` is the same on each, that of the whole batch; see utils/devices.py.
     """
     if optimizer == "adam":
         method = tf.train.AdamOptimizer(rate)
@@ -77,10 +82,14 @@ def train_op(loss, optimizer, rate, momentum, step):
         raise ValueError(f"optimizer {optimizer!r} is none of {', '.join(OPTIMIZERS)}")
     # Summed in pairs: AddN of three or more starts with whichever buffer is free by then, so that a
     # run repeated with the same seed would differ in the last bits, and soon in the first.
+    count = device_number()[1]
+    # A device's gradient of a loss that was summed over all is `count` times its own part of it,
+    # since every device's copy of the loss flows back into it; apply_gradients adds them up.
     gradients, variables = zip(*method.compute_gradients(
-        loss, tf.trainable_variables(),
+        loss / count if count > 1 else loss, tf.trainable_variables(),
         aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE))
-    norm = tf.linalg.global_norm(gradients)
+    # Over all devices, so that all stop at the same step.
+    norm = total(tf.linalg.global_norm(gradients))
     finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
                        [NOT_FINITE, loss, norm])
     with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):

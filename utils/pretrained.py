@@ -70,8 +70,11 @@ def assign_backbone(session, weights, backbone, source):
         raise ValueError(f"{source}: not the weights of {backbone}: {len(wrong)} of "
                          f"{len(variables)} variables could not be restored: {', '.join(wrong)}")
     # The initialisers, fed with other values: one run, where Variable.load takes one a variable.
-    session.run([v.initializer for v in variables],
-                {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
+    # Of several devices each has a copy of its own.
+    copies = [(copy, weights[v.op.name]) for v in variables
+              for copy in tf.distribute.get_strategy().experimental_local_results(v)]
+    session.run([copy.initializer for copy, _ in copies],
+                {copy.initializer.inputs[1]: value for copy, value in copies})
     return sorted(set(weights) - {v.op.name for v in variables})
 
 
