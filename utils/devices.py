@@ -87,8 +87,13 @@ def on_each(devices, function):
     results = devices.strategy.extended.call_for_each_replica(function)
     local = {name: devices.strategy.experimental_local_results(value)
              for name, value in results.items()}
-    return {name: values[0] if isinstance(values[0], tf.Tensor) else tf.group(values)
-            for name, values in local.items()}
+    whole = {}
+    for name, values in local.items():
+        # All devices' are run, whichever is fetched: a sum over devices waits for each of them.
+        with tf.control_dependencies(values):
+            whole[name] = (tf.identity(values[0]) if isinstance(values[0], tf.Tensor) else
+                           tf.no_op())
+    return whole
 
 
 def part_of_batch(devices, *tensors):
