@@ -13,8 +13,8 @@ ASPP_RATES = (6, 12, 18)
 
 def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
                multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
-               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0), bands=3,
-               freeze_batch_norm=False):
+               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
+               bands=3, freeze_batch_norm=False, sync_batch_norm=False):
     """Logits of every pixel.
 
     images: [batch, height, width, bands] in 0..255, uint8 or float, of any height and width; RGB
@@ -26,7 +26,9 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
     dropout_seed: int [2], constant or tensor; the mask is a function of it alone, so a run that
         seeds it with its step repeats exactly.
-
+    dropout_part: (number, count) where the images are one of so many equal parts of a batch: each
+        image is then dropped from as it would be in the whole batch.
+    sync_batch_norm: batch statistics are those of all devices' images.
     pool1_padding: see `resnet_v2_50`; it goes with the weights.
 
     Returns (logits float32 [batch, height, width, num_classes], end_points: the backbone's, with
@@ -49,11 +51,12 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     net = tf.pad(net, [[0, 0], [0, padded_height - height], [0, padded_width - width], [0, 0]])
     net, end_points = BACKBONES[backbone](
         tf.cast(net, precision), is_training and not freeze_batch_norm, output_stride, multi_grid,
-        scope=backbone,
-        batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding)
-    net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay)
+        scope=backbone, batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding,
+        sync_batch_norm=sync_batch_norm)
+    net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay,
+                                     sync_batch_norm)
     if is_training:
-        net = tf.nn.experimental.stateless_dropout(net, rate=1 - keep_prob, seed=dropout_seed)
+        net = _dropout(net, 1 - keep_prob, dropout_seed, *dropout_part)
     with tf.variable_scope("logits", reuse=tf.AUTO_REUSE) as scope:
         logits = end_points["logits"] = conv2d(
             tf.cast(net, tf.float32), num_classes, 1, scope, use_bias=True,
@@ -63,12 +66,22 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     return logits[:, :height, :width], end_points
 
 
+def _dropout(net, rate, seed, number, count):
+    """Dropout of part `number` of `count` of a batch, by the mask of the whole one."""
+    if count == 1:
+        return tf.nn.experimental.stateless_dropout(net, rate=rate, seed=seed)
+    part = net.shape.as_list()[0]
+    whole = tf.nn.experimental.stateless_dropout(
+        tf.ones([part * count, *net.shape[1:]], net.dtype), rate=rate, seed=seed)
+    return net * whole[number * part:(number + 1) * part]
+
+
 def _odd_size(size):
     """The next 32 k + 1 from `size` on; int or scalar tensor."""
     return (size + 30) // 32 * 32 + 1
 
 
-def _aspp(features, output_stride, is_training, decay):
+def _aspp(features, output_stride, is_training, decay, sync):
     """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
 
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
@@ -78,7 +91,7 @@ def _aspp(features, output_stride, is_training, decay):
         # What gains in bfloat16, and in inference only: see conv2d_by_taps.
         by_taps = net.dtype == tf.bfloat16 and not is_training
         return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, is_training, decay, rate=rate,
-                              by_taps=by_taps)
+                              by_taps=by_taps, sync=sync)
 
     if output_stride > 16:
         raise ValueError(f"output stride {output_stride}: the pyramid's rates are defined for 16 "

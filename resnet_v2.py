@@ -19,7 +19,8 @@ EXPANSION = 4
 
 
 def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
-                 scope="resnet_v2_50", batch_norm_decay=0.99, pool1_padding="slim"):
+                 scope="resnet_v2_50", batch_norm_decay=0.99, pool1_padding="slim",
+                 sync_batch_norm=False):
     """ResNet-v2-50 without its classifier.
 
     inputs: float [batch, height, width, bands] in [-1, 1]; its dtype is the one computed in.
@@ -27,17 +28,18 @@ def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
     multi_grid: factors on the atrous rate of block4's three units (same paper, 3.2.1).
     pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights
         did. The stem has no ReLU before the pool, so the two differ at the border.
+    sync_batch_norm: batch statistics are those of all devices' images.
 
     Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048] after
     postnorm and ReLU, end_points: dict of 'conv1', 'pool1', each unit as 'block1/unit_1', each
     block as 'block1', and 'postnorm'). Raises ValueError for settings that do not fit.
     """
     return _resnet_v2(inputs, RESNET_50_BLOCKS, is_training, output_stride, multi_grid, scope,
-                      batch_norm_decay, pool1_padding)
+                      batch_norm_decay, pool1_padding, sync_batch_norm)
 
 
 def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, decay,
-               pool1_padding):
+               pool1_padding, sync):
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output stride {output_stride} is not 8, 16 or 32")
     if len(multi_grid) != blocks[-1][2]:
@@ -57,11 +59,11 @@ def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, de
                 name = f"{block}/unit_{unit}"
                 with tf.variable_scope(f"{name}/bottleneck_v2"):
                     net = end_points[name] = _bottleneck(
-                        net, depth, stride, rate * grid[unit - 1], is_training, decay)
+                        net, depth, stride, rate * grid[unit - 1], is_training, decay, sync)
                 current_stride *= stride
                 rate *= unit_stride // stride
             end_points[block] = net
-        net = tf.nn.relu(batch_norm(net, is_training, decay, "postnorm"))
+        net = tf.nn.relu(batch_norm(net, is_training, decay, "postnorm", sync))
         end_points["postnorm"] = net
     return net, end_points
 
@@ -76,14 +78,15 @@ def _pool1(net, padding):
     raise ValueError(f"pool1 padding {padding!r} is neither 'slim' nor 'keras'")
 
 
-def _bottleneck(inputs, depth, stride, rate, is_training, decay):
+def _bottleneck(inputs, depth, stride, rate, is_training, decay, sync):
     """The pre-activation unit (arXiv 1603.05027, figure 4e); returns `depth` * 4 channels."""
-    preact = tf.nn.relu(batch_norm(inputs, is_training, decay, "preact"))
+    preact = tf.nn.relu(batch_norm(inputs, is_training, decay, "preact", sync))
     if int(inputs.shape[-1]) == depth * EXPANSION:
         shortcut = subsample(inputs, stride)
     else:
         shortcut = conv2d(preact, depth * EXPANSION, 1, "shortcut", stride, use_bias=True)
-    residual = conv2d_bn_relu(preact, depth, 1, "conv1", is_training, decay)
-    residual = conv2d_bn_relu(residual, depth, 3, "conv2", is_training, decay, stride, rate)
+    residual = conv2d_bn_relu(preact, depth, 1, "conv1", is_training, decay, sync=sync)
+    residual = conv2d_bn_relu(residual, depth, 3, "conv2", is_training, decay, stride, rate,
+                              sync=sync)
     residual = conv2d(residual, depth * EXPANSION, 1, "conv3", use_bias=True)
     return shortcut + residual

@@ -13,22 +13,25 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import argparse
 import os
+import sys
+import threading
 import time
 
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
-from utils import evaluation, optimisation, pretrained, run_list, runs, tiles
+from utils import cluster, evaluation, optimisation, pretrained, run_list, runs, tiles
 from utils.class_weights import CLASS_WEIGHTS
 from utils.classes import read_classes
 from utils.command_line import (argument_parser, non_negative, part_above_0, positive, probability,
                                 progress, run_script, share)
+from utils.devices import check_alike, choose_devices, session_on
 from utils.environment import describe_environment
 from utils.event_files import EventWriter, finished_summary, settings_summary
 from utils.losses import LOSSES
 from utils.scenes import find_scenes, read_bands, read_scene
 from utils.settings import check_same_settings, keep_start, run_settings
-from utils.training import training_graph
+from utils.training import run_step, training_graph
 
 
 def parse_arguments():
@@ -48,7 +51,16 @@ def parse_arguments():
     add("--backbone_lr_factor", type=above_zero, default=1.0, metavar="FACTOR",
         help="on the backbone's learning rate; .1 for small data sets")
     add("--steps", type=positive, default=50000, help="number of training steps")
-    add("--batch_size", type=positive, default=16, help="tiles a step")
+    add("--batch_size", type=positive, default=16,
+        help="tiles a step, of all devices together")
+    add("--devices", type=positive, metavar="N",
+        help="devices of this host; None: all GPUs seen, else the CPU. Without GPUs, N above 1 "
+        "splits the CPU, for trying out. Several hosts: see TF_CONFIG in README.md, or --slurm")
+    add("--slurm", type=port, nargs="?", const=cluster.SLURM_PORT, metavar="PORT",
+        help="take the hosts from Slurm's variables, under srun; PORT is that of a node's first "
+        f"task, {cluster.SLURM_PORT} if not said")
+    add("--sync_batch_norm", action="store_true",
+        help="batch statistics of all devices' tiles, not of each device's own")
     add("--optimizer", choices=optimisation.OPTIMIZERS, default="adam",
         help="the original's adam; the paper's momentum")
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
@@ -97,11 +109,23 @@ def above_zero(text):
     return value
 
 
+def port(text):
+    """argparse type: the number of a port that needs no rights."""
+    value = int(text)
+    if not 1024 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1024 to 65535")
+    return value
+
+
 def main():
     args = parse_arguments()
     if args.list:
         print(run_list.format_runs(args.logs))
         return 0
+    devices = choose_devices(args.devices, args.batch_size, args.slurm)
+    chief = devices.host == 0
+    if not chief:
+        sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
     runs.check_writable(run)
     table = read_classes(args.classes)
@@ -120,10 +144,9 @@ def main():
         check_same_settings(run, settings)
     weights = origin and pretrained.read_pretrained(args.pretrained, settings["model"])
 
-    with (tf.Graph().as_default(),
-          tf.Session(config=optimisation.repeatable_config()) as session):
+    with session_on(devices) as session:
         tf.set_random_seed(args.seed)
-        model = training_graph(args, settings["model"], training)
+        model = training_graph(args, settings["model"], training, devices)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver(model["averages"])}
         session.run(tf.global_variables_initializer())
         step = 0
@@ -138,6 +161,9 @@ def main():
             print(f"{run}: random weights")
         if not resumes:
             session.run(model["start_of_averages"])
+        check_alike(devices, session, model, settings, training)
+        if not chief:
+            return follow(args, session, model, run, training, table)
         runs.write_settings(run, settings)
         runs.append_start(run, step, describe_environment())
         writer = EventWriter(run, step + 1, None if step else session.graph)
@@ -145,9 +171,11 @@ def main():
 
         def evaluate(step):
             return evaluation.write_evaluation(session, model, writer, step, table, validation,
-                                               held_out, tile_size, args.batch_size)
+                                               held_out, tile_size,
+                                               args.batch_size // devices.count)
 
-        return train(args, session, model, savers, run, writer, evaluate, training, table)
+        return train(args, session, model, savers, run, writer, evaluate, training, table,
+                     devices.hosts)
 
 
 def read_held_out(args, table):
@@ -160,36 +188,44 @@ def read_held_out(args, table):
         return None
 
 
-def train(args, session, model, savers, run, writer, evaluate, training, table):
+def follow(args, session, model, run, training, table):
+    """The loop of a host that is not the chief: steps only. Returns the exit status."""
+    step = int(session.run(model["step"]))
+    session.run(model["start_of_data"])
+    asked, stopped = runs.stop_event(), False
+    fetches = {name: model[name] for name in ("update", "all_said")}
+    while step < args.steps and not stopped:
+        values = run_step(args, session, fetches, {model["said"]: asked.is_set()}, run, step,
+                          "the chief keeps its last checkpoint", training, table)
+        stopped = values["all_said"] > 0
+        step += 1
+    return 0 if step == args.steps else 130
+
+
+def train(args, session, model, savers, run, writer, evaluate, training, table, hosts):
     """The loop, from the graph's step to --steps. Returns the exit status."""
     step = saved = int(session.run(model["step"]))
     session.run(model["start_of_data"])
-    stop = runs.stop_event()
+    asked = runs.stop_event()
+    # Several hosts stop after the same step: when all have heard that one was asked to.
+    stop = asked if hosts == 1 else threading.Event()
     # What an attempt left that never came to a checkpoint may be of other settings.
     best = (runs.read_best_score(run) if step else None) or {}
     if is_evaluated(args, step) and best.get("evaluated", 0) < step:
         # The run was stopped between saving and evaluating.
         evaluation.keep_best(session, savers[runs.BEST], run, writer, step, evaluate(step), best)
-    fetches = {name: model[name] for name in ("loss", "total", "rate", "update")}
+    fetches = {name: model[name] for name in ("loss", "total", "rate", "update", "all_said")}
     bar = progress(args.steps, "step", "training", initial=step)
     images, seconds = 0, 0.0
     while step < args.steps and not stop.is_set():
         watched = {"histograms": model["histograms"]} if (
             args.histograms and is_evaluated(args, step + 1)) else {}
         began = time.perf_counter()
-        try:
-            values = session.run(fetches | watched)
-        except tf.errors.ResourceExhaustedError as error:
-            raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
-                              "memory; lower --batch_size") from error
-        except tf.errors.OpError as error:
-            if optimisation.NOT_FINITE not in error.message:
-                tiles.name_faulty_tile(training, table)
-                raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
-                                 f"{error.message.splitlines()[0]}") from error
-            kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
-            raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
-                             f"{kept}; try a lower --learning_rate") from error
+        kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
+        values = run_step(args, session, fetches | watched, {model["said"]: asked.is_set()}, run,
+                          step, kept, training, table)
+        if values["all_said"]:
+            stop.set()
         seconds += time.perf_counter() - began
         images += args.batch_size
         step += 1

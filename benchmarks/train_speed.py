@@ -30,9 +30,10 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 import train
-from utils import optimisation, tiles
+from utils import tiles
 from utils.classes import read_classes
 from utils.command_line import argument_parser, positive, run_script
+from utils.devices import choose_devices, session_on
 from utils.settings import run_settings
 from utils.training import training_graph
 
@@ -60,14 +61,14 @@ def build_step(stack, arguments, precision, batch=None):
             patches.enter_context(mock.patch(
                 "utils.tiles.training_batches",
                 lambda *_, **__: (*map(tf.constant, batch), tf.no_op())))
-        with tf.Graph().as_default() as graph:
-            tf.set_random_seed(args.seed)
-            settings = run_settings(args, read_classes(args.classes), arguments.tile_size, None)
-            model = training_graph(args, settings["model"], training)
-            session = stack.enter_context(tf.Session(config=optimisation.repeatable_config()))
-            session.run(tf.global_variables_initializer())
-            session.run(model["start_of_data"])
-            operations = count_operations(graph) if batch else None
+        devices = choose_devices(None, args.batch_size)
+        session = stack.enter_context(session_on(devices))
+        tf.set_random_seed(args.seed)
+        settings = run_settings(args, read_classes(args.classes), arguments.tile_size, None)
+        model = training_graph(args, settings["model"], training, devices)
+        session.run(tf.global_variables_initializer())
+        session.run(model["start_of_data"])
+        operations = count_operations(session.graph) if batch else None
 
     def run(steps):
         for _ in range(steps):

@@ -7,6 +7,8 @@ network is one whose images were cast to bfloat16.
 
 import tensorflow.compat.v1 as tf
 
+from utils.replicas import device_number, total
+
 BATCH_NORM_EPSILON = 1e-5
 
 
@@ -76,38 +78,62 @@ def conv2d_by_taps(inputs, weights, rate):
     return tf.cast(tf.add_n(taps), inputs.dtype)
 
 
-def batch_norm(inputs, is_training, decay, scope="BatchNorm"):
+def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False):
     """Batch normalisation over all but the channels; statistics are float32 in any precision.
 
     With `is_training` (a Python bool) the batch's own statistics are used, and the updates of
     moving_mean and moving_variance, which forget by `decay` a step, join tf.GraphKeys.UPDATE_OPS;
-    otherwise the moving statistics are used. Returns the shape and dtype of `inputs`.
+    otherwise the moving statistics are used. On several devices each normalises by its own part of
+    the batch or, with `sync`, by all of it; moving statistics are the devices' mean either way.
+    Returns the shape and dtype of `inputs`.
     """
     with tf.variable_scope(scope):
         shape = [inputs.shape[-1]]
         beta = tf.get_variable("beta", shape, initializer=tf.zeros_initializer())
         gamma = tf.get_variable("gamma", shape, initializer=tf.ones_initializer())
         moving_mean = tf.get_variable(
-            "moving_mean", shape, initializer=tf.zeros_initializer(), trainable=False)
+            "moving_mean", shape, initializer=tf.zeros_initializer(), trainable=False,
+            aggregation=tf.VariableAggregation.MEAN)
         moving_variance = tf.get_variable(
-            "moving_variance", shape, initializer=tf.ones_initializer(), trainable=False)
+            "moving_variance", shape, initializer=tf.ones_initializer(), trainable=False,
+            aggregation=tf.VariableAggregation.MEAN)
         if not is_training:
             return tf.nn.fused_batch_norm(inputs, gamma, beta, moving_mean, moving_variance,
                                           epsilon=BATCH_NORM_EPSILON, is_training=False)[0]
-        outputs, mean, variance = tf.nn.fused_batch_norm(
-            inputs, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True)
+        if sync and device_number()[1] > 1:
+            outputs, mean, variance = _synchronised(inputs, gamma, beta)
+        else:
+            outputs, mean, variance = tf.nn.fused_batch_norm(
+                inputs, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True)
         for moving, value in ((moving_mean, mean), (moving_variance, variance)):
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
                                  tf.assign_sub(moving, (1 - decay) * (moving - value)))
         return outputs
 
 
+def _synchronised(inputs, gamma, beta):
+    """fused_batch_norm(is_training=True) with the statistics of all devices' batches, all of a size.
+
+    One all-reduce of each channel's mean and mean of squares, as Keras's SyncBatchNormalization.
+    """
+    count = device_number()[1]
+    net = tf.cast(inputs, tf.float32)
+    axes = list(range(net.shape.rank - 1))
+    sums = tf.stack([tf.reduce_mean(net, axes), tf.reduce_mean(tf.square(net), axes)])
+    mean, square = tf.unstack(total(sums) / count)
+    variance = tf.maximum(square - tf.square(mean), 0.)
+    outputs = tf.nn.batch_normalization(net, mean, variance, beta, gamma, BATCH_NORM_EPSILON)
+    # The moving variance is of the unbiased one, as the fused kernel's.
+    number = tf.cast(tf.size(net) // net.shape[-1] * count, tf.float32)
+    return tf.cast(outputs, inputs.dtype), mean, variance * number / tf.maximum(number - 1, 1)
+
+
 def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
-                   by_taps=False):
+                   by_taps=False, sync=False):
     """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does."""
     with tf.variable_scope(scope) as variable_scope:
         net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate, by_taps=by_taps)
-        return tf.nn.relu(batch_norm(net, is_training, decay))
+        return tf.nn.relu(batch_norm(net, is_training, decay, sync=sync))
 
 
 def subsample(inputs, stride):

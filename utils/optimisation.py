@@ -3,6 +3,8 @@
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
+from utils.replicas import device_number, total
+
 OPTIMIZERS = ("adam", "momentum")
 SCHEDULES = ("step", "poly", "constant")
 NOT_FINITE = "loss or gradient is not finite"
@@ -24,7 +26,7 @@ def weight_decay_loss(factor):
 
     As slim's l2_regularizer on conv2d (slim/nets/resnet_utils.py, resnet_arg_scope).
     """
-    weights = [v for v in tf.trainable_variables() if v.op.name.endswith("/weights")]
+    weights = [v for v in tf.trainable_variables() if v.name.endswith("/weights:0")]
     return factor * tf.add_n([tf.nn.l2_loss(v) for v in weights])
 
 
@@ -54,10 +56,11 @@ def variable_groups(backbone, backbone_lr_factor=1.0, freeze_batch_norm=False):
     scope). freeze_batch_norm: gamma and beta of the backbone stay as they are.
     """
     def inside(variable):
-        return variable.op.name.startswith(backbone + "/")
+        # Not op.name, which on a second device is that of its copy.
+        return variable.name.startswith(backbone + "/")
 
     trained = [v for v in tf.trainable_variables() if not (
-        freeze_batch_norm and inside(v) and v.op.name.endswith(("/gamma", "/beta")))]
+        freeze_batch_norm and inside(v) and v.name.endswith(("/gamma:0", "/beta:0")))]
     if backbone_lr_factor == 1:
         return [(trained, 1.0)]
     return [([v for v in trained if not inside(v)], 1.0),
@@ -77,30 +80,38 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=Fals
 
     histograms: adds to the graph's summaries (tf.summary.merge_all) histograms of the gradients and
     of the weights after the update.
+
+    On several devices `loss` is the same on each, that of the whole batch; see utils/devices.py.
     """
     groups = groups or [(tf.trainable_variables(), 1.0)]
     methods = [_new_optimizer(optimizer, rate * factor, momentum) for _, factor in groups]
     # Summed in pairs: AddN of three or more starts with whichever buffer is free by then, so that a
     # run repeated with the same seed would differ in the last bits, and soon in the first.
+    number, count = device_number()
+    # A device's gradient of a loss that was summed over all is `count` times its own part of it,
+    # since every device's copy of the loss flows back into it; apply_gradients adds them up.
     gradients, variables = zip(*methods[0].compute_gradients(
-        loss, [v for part, _ in groups for v in part],
+        loss / count if count > 1 else loss, [v for part, _ in groups for v in part],
         aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE))
-    norm = tf.linalg.global_norm(gradients)
+    # Over all devices, so that all stop at the same step.
+    norm = total(tf.linalg.global_norm(gradients))
     finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
                        [NOT_FINITE, loss, norm])
     with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-        gradients = {v.op.name: tf.identity(g) for v, g in zip(variables, gradients)}
-    updates = [method.apply_gradients([(gradients[v.op.name], v) for v in part])
-               for method, (part, _) in zip(methods, groups)]
-    with tf.control_dependencies(updates):
-        update = tf.assign_add(step, 1).op
-    if histograms:
-        with tf.control_dependencies([update]):
+        gradients = {v.name: tf.identity(g) for v, g in zip(variables, gradients)}
+    updates = []
+    for method, (part, _) in zip(methods, groups):
+        is_last = method is methods[-1]
+        with tf.control_dependencies(updates):
+            updates.append(method.apply_gradients([(gradients[v.name], v) for v in part],
+                                                  global_step=step if is_last else None))
+    if histograms and number == 0:
+        with tf.control_dependencies(updates):
             for variable in variables:
-                name = variable.op.name
-                tf.summary.histogram(f"gradients/{name}", gradients[name])
+                name = variable.name.split(":")[0]
+                tf.summary.histogram(f"gradients/{name}", gradients[variable.name])
                 tf.summary.histogram(f"weights/{name}", variable.read_value())
-    return update
+    return updates[-1]
 
 
 def _new_optimizer(name, rate, momentum):

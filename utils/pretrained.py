@@ -135,8 +135,11 @@ def _assign(session, weights, variables, source, what):
             + (f" and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else "")
             + f"; the file has {', '.join(there) or 'nothing'}")
     # The initialisers, fed with other values: one run, where Variable.load takes one a variable.
-    session.run([v.initializer for v in variables],
-                {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
+    # Of several devices each has a copy of its own.
+    copies = [(copy, weights[v.op.name]) for v in variables
+              for copy in tf.distribute.get_strategy().experimental_local_results(v)]
+    session.run([copy.initializer for copy, _ in copies],
+                {copy.initializer.inputs[1]: value for copy, value in copies})
 
 
 def _best_or_newest(run):

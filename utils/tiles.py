@@ -67,18 +67,21 @@ def read_tile(row, table, shape=None):
     return image, label
 
 
-def training_batches(tiles, batch_size, num_classes, seed, first_step):
+def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, hosts=1):
     """Tensors (images uint8 [batch, size, size, bands], labels uint8 [batch, size, size]).
 
     Every epoch visits each tile once in an order drawn from `seed` and the epoch's number; batch
     `step` is the same whether the run began at 0 or resumed at `first_step`, an int64 tensor that
-    is read when the returned initializer runs. Returns (images, labels, initializer).
+    is read when the returned initializer runs. Of several hosts (which `batch_size` must be
+    divisible by) each reads its own part of the same batch. Returns (images, labels, initializer).
     """
+    share = batch_size // hosts
     count = len(tiles)
     images, labels = tf.constant(tiles["image"].values), tf.constant(tiles["label"].values)
     shape = read_tile_image(tiles["image"].iloc[0]).shape
 
-    def paths(position):
+    def paths(number):
+        position = number // share * batch_size + host * share + number % share
         epoch, place = position // count, position % count
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         place = tf.random.experimental.index_shuffle(place, key, tf.constant(count - 1, tf.int64))
@@ -96,11 +99,11 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step):
         with tf.control_dependencies(checks):
             return tf.ensure_shape(image, shape), tf.reshape(label, shape[:2])
 
-    first = tf.cast(first_step, tf.int64) * batch_size
+    first = tf.cast(first_step, tf.int64) * share
     batches = (tf.data.Dataset.range(first, tf.int64.max)
                .map(paths)
                .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-               .batch(batch_size, drop_remainder=True)
+               .batch(share, drop_remainder=True)
                .prefetch(tf.data.AUTOTUNE))
     iterator = tf.data.make_initializable_iterator(batches)
     return (*iterator.get_next(), iterator.initializer)

@@ -3,41 +3,80 @@
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
-from utils import averages, optimisation, runs, tiles
+from utils import averages, cluster, optimisation, runs, tiles
 from utils.class_weights import read_class_weights
+from utils.devices import on_each, part_of_batch
 from utils.losses import segmentation_loss
+from utils.replicas import device_number, total
 
 
-def training_graph(args, model, training):
-    """The tensors and ops of training and of evaluation, by name; 'histograms' may be None."""
+def training_graph(args, model, training, devices):
+    """The tensors and ops of training and of evaluation, by name; 'histograms' may be None.
+
+    Besides these, 'said' (an int64 placeholder) and 'all_said', its sum over all devices, with
+    which hosts agree on what each of them knows.
+    """
     step = tf.train.get_or_create_global_step()
     images, labels, start_of_data = tiles.training_batches(
-        training, args.batch_size, model["num_classes"], args.seed, step)
-    logits, _ = deeplab_v3(images, is_training=True, precision=args.precision,
-                           batch_norm_decay=args.batch_norm_decay,
-                           freeze_batch_norm=args.freeze_batch_norm,
-                           dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), step]), **model)
-    loss = segmentation_loss(
-        logits, labels, args.loss,
-        read_class_weights(args.class_weights, args.dataset, model["num_classes"]),
-        args.hard_pixels, args.label_smoothing, args.focal_gamma)
-    total = loss + optimisation.weight_decay_loss(args.weight_decay)
-    rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
-                                      args.power)
-    groups = optimisation.variable_groups(model["backbone"], args.backbone_lr_factor,
-                                          args.freeze_batch_norm)
-    update = optimisation.train_op(total, args.optimizer, rate, args.momentum, step, groups,
-                                   args.histograms)
+        training, args.batch_size, model["num_classes"], args.seed, step, devices.host,
+        devices.hosts)
+    class_weights = read_class_weights(args.class_weights, args.dataset, model["num_classes"])
+    said = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
+
+    def train_on_one():
+        own_images, own_labels = part_of_batch(devices, images, labels)
+        logits, _ = deeplab_v3(
+            own_images, is_training=True, precision=args.precision,
+            batch_norm_decay=args.batch_norm_decay, freeze_batch_norm=args.freeze_batch_norm,
+            sync_batch_norm=args.sync_batch_norm,
+            dropout_seed=tf.stack([tf.constant(args.seed, tf.int64), step]),
+            dropout_part=device_number(), **model)
+        loss = segmentation_loss(logits, own_labels, args.loss, class_weights, args.hard_pixels,
+                                 args.label_smoothing, args.focal_gamma, total)
+        with_decay = loss + optimisation.weight_decay_loss(args.weight_decay)
+        rate = optimisation.learning_rate(step, args.learning_rate, args.steps, args.schedule,
+                                          args.power)
+        groups = optimisation.variable_groups(model["backbone"], args.backbone_lr_factor,
+                                              args.freeze_batch_norm)
+        update = optimisation.train_op(with_decay, args.optimizer, rate, args.momentum, step,
+                                       groups, args.histograms)
+        return {"loss": loss, "total": with_decay, "rate": rate, "all_said": total(said),
+                "update": update}
+
+    trained = on_each(devices, train_on_one)
     averaged = {}
     if args.ema:
-        update, averaged = averages.keep_averages(update, runs.model_variables(), args.ema, step)
+        trained["update"], averaged = averages.keep_averages(
+            trained["update"], runs.model_variables(), args.ema, step)
 
     evaluated = tf.placeholder(tf.uint8, [None, None, None, model.get("bands", 3)], "evaluated")
     with averages.using_averages(averaged):
         logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
-    return {"step": step, "loss": loss, "total": total, "rate": rate, "update": update,
-            "start_of_data": start_of_data, "averages": averaged,
+    return {"step": step, **trained, "said": said, "start_of_data": start_of_data,
+            "averages": averaged,
             "start_of_averages": tf.variables_initializer(list(averaged.values())),
             "histograms": tf.summary.merge_all(),
-            "evaluated": evaluated,
-            "probabilities": tf.nn.softmax(logits)}
+            "evaluated": evaluated, "probabilities": tf.nn.softmax(logits)}
+
+
+def run_step(args, session, fetches, feeds, run, step, kept, training, table):
+    """The values of `fetches` in the step after `step`; what goes wrong in it is told in a line.
+
+    kept: what the error says of the last checkpoint. Raises MemoryError, ValueError, OSError.
+    """
+    try:
+        return session.run(fetches, feeds)
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
+                          "memory; lower --batch_size") from error
+    except tf.errors.OpError as error:
+        if optimisation.NOT_FINITE in error.message:
+            raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
+                             f"{kept}; try a lower --learning_rate") from error
+        tiles.name_faulty_tile(training, table)
+        if cluster.is_lost(error):
+            raise ValueError(f"{run}: another host was lost at step {step + 1}; stopped, {kept}; "
+                             "start the same command on all hosts again, with the same --run"
+                             ) from error
+        raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
+                         f"{error.message.splitlines()[0]}") from error

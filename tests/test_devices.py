@@ -1,0 +1,274 @@
+"""Several devices and hosts against one: real processes, each started as this file's own script.
+
+python test_devices.py RESULT.npz TILES DEVICES SYNC takes one training step of a small network of our
+own layers, losses and train op, and saves its loss and all variables.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import REPOSITORY, write_small_dataset
+from utils import cluster, runs
+from utils.scenes import write_png
+
+BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
+# Only to end a process that hangs; a busy machine may take minutes.
+TIMEOUT = 600
+
+
+def take_a_step(result, folder, number, sync):
+    import utils.quiet  # noqa: F401
+    import tensorflow.compat.v1 as tf
+
+    from deeplab_v3 import _dropout
+    from utils import averages, devices, layers, losses, optimisation, replicas, tiles
+
+    chosen = devices.choose_devices(number, BATCH)
+    with devices.session_on(chosen) as session:
+        listed = tiles.read_tile_list(folder)
+        step = tf.train.get_or_create_global_step()
+        images, labels, start = tiles.training_batches(listed, BATCH, CLASSES, 5, step,
+                                                       chosen.host, chosen.hosts)
+        said = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
+
+        def part():
+            own_images, own_labels = devices.part_of_batch(chosen, images, labels)
+            net = tf.cast(own_images, tf.float32) / 128 - 1
+            for scope in ("first", "second"):
+                net = layers.conv2d_bn_relu(net, 4, 3, scope, True, 0.9, sync=sync)
+            net = _dropout(net, 0.5, (7, 8), *replicas.device_number())
+            logits = layers.conv2d(net, CLASSES, 1, "logits", use_bias=True)
+            loss = losses.segmentation_loss(
+                logits, own_labels, "dice_cross_entropy", class_weights=[1, 2, 3], hard_pixels=.7,
+                label_smoothing=.1, total=replicas.total)
+            loss += optimisation.weight_decay_loss(0.1)
+            groups = optimisation.variable_groups("first", .5)
+            return {"loss": loss, "all_said": replicas.total(said), "update": optimisation.train_op(
+                loss, "momentum", RATE, 0.0, step, groups, histograms=True)}
+
+        model = {"said": said, **devices.on_each(chosen, part)}
+        model["update"], averaged = averages.keep_averages(
+            model["update"], tf.trainable_variables(), .5, step)
+        session.run(tf.global_variables_initializer())
+        random = np.random.default_rng(1)
+        for variable in tf.trainable_variables():
+            session.run(variable.assign(random.normal(size=variable.shape).astype(np.float32)))
+        session.run(tf.variables_initializer(list(averaged.values())))
+        devices.check_alike(chosen, session, model, {}, listed)
+        session.run(start)
+        # The first device alone has histograms.
+        loss, *_ = session.run((model["loss"], model["update"], tf.get_collection(tf.GraphKeys.SUMMARIES)))
+        names = [variable.op.name for variable in tf.global_variables()]
+        values = session.run([variable.read_value() for variable in tf.global_variables()])
+        devices.check_alike(chosen, session, model, {}, listed)
+    np.savez(result, loss=loss, **dict(zip(names, values)))
+
+
+def free_ports(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def tf_config(ports, index):
+    return json.dumps({"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+                       "task": {"type": "worker", "index": index}})
+
+
+def start(script, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, arguments)], cwd=REPOSITORY, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment})
+
+
+def end(process, status=0):
+    """(stdout, stderr) of a process that must end with `status`."""
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    assert process.returncode == status, output + errors
+    return output, errors
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """{'one', 'two', 'host0', 'host1', and 'two' without sync: the variables after a step}."""
+    folder = tmp_path_factory.mktemp("tiles")
+    random, rows = np.random.default_rng(0), []
+    for number in range(6):
+        label = random.integers(0, CLASSES, (SIZE, SIZE)).astype(np.uint8)
+        label[:number * 2] = 255  # each device counts another number of pixels
+        write_png(str(folder / f"{number}.png"),
+                  random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
+        write_png(str(folder / f"{number}_label.png"), label)
+        rows.append((f"{number}.png", f"{number}_label.png"))
+    pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "path_list.csv", index=False)
+    ports = free_ports(2)
+    started = {
+        "one": start(__file__, folder / "one.npz", folder, 1, 1),
+        "two": start(__file__, folder / "two.npz", folder, 2, 1),
+        "apart": start(__file__, folder / "apart.npz", folder, 2, 0),
+        "host0": start(__file__, folder / "host0.npz", folder, 1, 1, TF_CONFIG=tf_config(ports, 0)),
+        "host1": start(__file__, folder / "host1.npz", folder, 1, 1, TF_CONFIG=tf_config(ports, 1))}
+    for process in started.values():
+        end(process)
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in started}
+
+
+@pytest.mark.parametrize("other", ["two", "host0", "host1"])
+def test_a_step_on_two_devices_or_hosts_is_that_of_one_on_the_same_batch(steps, other):
+    """Loss, weights (by plain gradient descent, so gradients), moving statistics and step."""
+    assert set(steps[other]) == set(steps["one"])
+    for name, value in steps["one"].items():
+        np.testing.assert_allclose(steps[other][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_without_sync_each_device_has_statistics_of_its_own(steps):
+    """The moving mean is still that of the whole batch, the variance lower than it."""
+    one, apart = steps["one"], steps["apart"]
+    np.testing.assert_allclose(apart["first/BatchNorm/moving_mean"],
+                               one["first/BatchNorm/moving_mean"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(apart["logits/weights"], one["logits/weights"], rtol=1e-3)
+
+
+GOOD = json.loads(cluster.EXAMPLE)
+
+
+@pytest.mark.parametrize("config, message", [
+    ("{", "not JSON"), ("[]", "needs a cluster and a task"), ({"cluster": GOOD["cluster"]}, "task"),
+    ({"task": GOOD["task"]}, "needs a cluster"),
+    ({**GOOD, "task": {"type": "worker", "index": 2}}, "index 2 is not from 0 to 1"),
+    ({**GOOD, "task": {"type": "worker", "index": "0"}}, "index '0'"),
+    ({**GOOD, "task": {"type": "chief", "index": 0}}, "type 'chief' is not in the cluster"),
+    ({**GOOD, "cluster": {"worker": ["a"]}}, "host:port"),
+    ({**GOOD, "cluster": {"worker": ["a:1", "a:1"]}}, "twice"),
+    ({**GOOD, "cluster": {"ps": ["a:1"]}}, "neither chief nor worker"),
+    ({**GOOD, "cluster": {"chief": ["a:1", "b:1"]}}, "more than one chief"),
+])
+def test_a_malformed_tf_config_is_told(config, message):
+    with pytest.raises(ValueError, match=message) as error:
+        cluster.read_tf_config(config if isinstance(config, str) else json.dumps(config))
+    assert str(error.value).startswith("TF_CONFIG: ")
+
+
+def test_the_chief_is_first_among_the_hosts():
+    jobs = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
+    found = [cluster.read_tf_config(json.dumps({"cluster": jobs, "task": {"type": job, "index": i}}))
+             for job, i in (("chief", 0), ("worker", 0), ("worker", 1))]
+    assert [each.host for each in found] == [0, 1, 2]
+    assert found[0].addresses == ["a:1", "b:1", "c:1"]
+
+
+def test_slurms_variables_name_the_hosts(monkeypatch):
+    for name, value in {"PROCID": "1", "STEP_NUM_TASKS": "4", "STEP_NODELIST": "n[9-10]",
+                        "STEP_TASKS_PER_NODE": "2(x2)", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURMD_NODENAME", "n9")
+    found = cluster.find_cluster(8888)
+    assert found.jobs == {"worker": ["n10:8888", "n10:8889", "n9:8888", "n9:8889"]}
+    assert found.addresses[found.host] == "n9:8889"
+
+
+def test_outside_of_slurm_its_variables_are_asked_for(monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ValueError, match="--slurm: .*SLURM_PROCID.*srun"):
+        cluster.find_cluster(8888)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = write_small_dataset(tmp_path_factory.mktemp("data"))
+    end(start("preprocess.py", "--dataset", folder, "--tiles", 8, "--tile_size", 32,
+              "--processes", 1))
+    return folder
+
+
+def train_flags(dataset, *flags):
+    return ("train.py", "--dataset", dataset, "--logs", dataset / "logs", "--pretrained", "none",
+            "--multi_grid", 1, 1, 1, "--origin", dataset / "none", *flags)
+
+
+def test_what_cannot_be_shared_or_reached_is_one_line(dataset):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        cases = [(start(*train_flags(dataset, *flags), TF_CONFIG=config), message)
+                 for flags, config, message in (
+            (("--devices", 1000), "", "--devices 1000: this host has "),
+            (("--devices", 2, "--batch_size", 3), "", "--batch_size 3 is not divisible by the 2 "),
+            (("--batch_size", 3), tf_config([port, port + 1], 0), "--batch_size 3 is not "),
+            ((), tf_config([port, port + 1], 0), f"127.0.0.1:{port}: port {port} cannot be used"),
+            ((), "{}", "TF_CONFIG: it needs"))]
+        for process, message in cases:
+            _, errors = end(process, 2)
+            assert errors.startswith(f"train.py: error: {message}"), errors
+            assert errors.count("\n") == 1
+
+
+def test_two_hosts_train_one_is_killed_and_both_resume(dataset):
+    """Real train.py; the run then goes on with one host of two devices."""
+    def hosts(steps):
+        ports = free_ports(2)
+        return [start(*train_flags(dataset, "--run", "pair", "--batch_size", 2, "--steps", steps,
+                                   "--save_every", 1, "--test_display", 100000),
+                      TF_CONFIG=tf_config(ports, index)) for index in range(2)]
+
+    run = str(dataset / "logs" / "pair")
+    chief, worker = hosts(1000)
+    for line in chief.stdout:
+        if "random weights" in line:
+            break
+    while not runs.has_checkpoint(run) and chief.poll() is None:
+        signal.sigtimedwait([], 0.2)
+    worker.send_signal(signal.SIGKILL)
+    _, errors = end(chief, 2)
+    assert "another host was lost at step" in errors and errors.count("\n") == 1, errors
+    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    assert kept > 0 and "checkpoint of step" in errors
+    worker.wait()
+
+    chief, worker = hosts(1000)
+    for line in chief.stdout:
+        if "resumed at step" in line:
+            assert int(line.split()[-1]) == kept
+            break
+    while runs.find_checkpoint(run, runs.NEWEST)[1] <= kept and chief.poll() is None:
+        signal.sigtimedwait([], 0.2)
+    worker.send_signal(signal.SIGTERM)  # one is asked to stop: both do, after the same step
+    output, _ = end(chief, 130)
+    assert "stopped and saved at step" in output
+    assert end(worker, 130)[0] == ""  # only the chief tells
+    assert len(list(pathlib.Path(run).glob("events.out.*"))) <= 2
+
+    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    alone = start(*train_flags(dataset, "--run", "pair", "--batch_size", 2, "--steps", 1000,
+                               "--save_every", 1, "--test_display", 100000, "--devices", 2))
+    for line in alone.stdout:
+        if "resumed at step" in line:
+            assert int(line.split()[-1]) == kept
+            break
+    while runs.find_checkpoint(run, runs.NEWEST)[1] <= kept and alone.poll() is None:
+        signal.sigtimedwait([], 0.2)
+    alone.send_signal(signal.SIGTERM)
+    output, errors = end(alone, 130)
+    assert errors == ""
+
+
+if __name__ == "__main__":
+    take_a_step(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1")
