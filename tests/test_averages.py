@@ -28,10 +28,11 @@ def build(session, decay=DECAY):
     scale = tf.placeholder_with_default(1., [])
     step = tf.train.get_or_create_global_step()
     update = optimisation.train_op(scale * tf.nn.l2_loss(weights), "momentum", RATE, 0., step)
-    op, averaged = averages.keep_averages(update, runs.model_variables(), decay, step)
+    op, averaged, start = averages.keep_averages(update, runs.model_variables(), decay, step)
     session.run(tf.global_variables_initializer())
+    session.run(start)
     return {"weights": weights, "moving": moving, "scale": scale, "op": op, "averaged": averaged,
-            "step": step}
+            "start": start, "step": step}
 
 
 def test_the_averages_are_those_of_the_formula_with_its_warm_up(session):
@@ -62,12 +63,12 @@ def test_a_step_that_is_not_finite_does_not_enter(session):
         np.testing.assert_array_equal(after[name], before[name])
 
 
-def test_initialized_once_more_they_begin_at_the_variables_values(session):
+def test_started_once_more_they_begin_at_the_variables_values(session):
     """As after the pretrained weights were assigned."""
     graph = build(session)
     np.testing.assert_array_equal(session.run(graph["averaged"]["weights"]), [1, -2])
     graph["weights"].load([5., 6.], session)
-    session.run(tf.variables_initializer(list(graph["averaged"].values())))
+    session.run(graph["start"])
     np.testing.assert_array_equal(session.run(graph["averaged"]["weights"]), [5, 6])
 
 
@@ -128,8 +129,8 @@ def small_model(images):
 def test_the_model_of_the_averages_is_the_model_with_their_values(session):
     images = tf.constant(np.random.default_rng(0).normal(0, 1, (1, 8, 8, 3)), tf.float32)
     own = small_model(images)
-    _, averaged = averages.keep_averages(tf.no_op(), runs.model_variables(), .9,
-                                         tf.train.get_or_create_global_step())
+    _, averaged, _ = averages.keep_averages(tf.no_op(), runs.model_variables(), .9,
+                                            tf.train.get_or_create_global_step())
     count = len(tf.global_variables())
     with averages.using_averages(averaged):
         logits = small_model(images)

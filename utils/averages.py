@@ -11,21 +11,30 @@ def average_name(name):
 
 
 def keep_averages(update, variables, decay, step):
-    """(op, averages): `update` followed by that of the averages of `variables`.
+    """(op, averages, start): `update` followed by that of the averages of `variables`.
 
     averages: {name of a variable: the variable that holds its average}. After update number t (the
     value of `step`, which `update` raises) an average becomes d * average + (1 - d) * variable,
-    d = min(decay, (1 + t) / (10 + t)), so that early ones do not hang on the first weights
-    (tf.train.ExponentialMovingAverage). Where `update` fails, the averages stay as they are.
+    d = min(decay, (1 + t) / (10 + t)), so that early ones do not hang on the first weights (as
+    tf.train.ExponentialMovingAverage, whose own variables were seen to hang two hosts, since each
+    asks for a variable's first value before all have it). Where `update` fails, the averages stay
+    as they are. `start` lets the averages begin at the variables' values.
 
     Batch norm's moving statistics belong among `variables`: those of the averaged weights lag as
-    the averaged weights do. The averages begin at the variables' values by the time that the
-    averages are initialized.
+    the averaged weights do.
     """
-    method = tf.train.ExponentialMovingAverage(decay, num_updates=step, name=AVERAGE)
+    averages = {variable.op.name: tf.get_variable(
+        average_name(variable.op.name), variable.shape, trainable=False,
+        initializer=tf.zeros_initializer()) for variable in variables}
+    start = tf.group([tf.assign(averages[variable.op.name], variable.read_value())
+                      for variable in variables])
     with tf.control_dependencies([update]):
-        op = method.apply(variables)
-    return op, {variable.op.name: method.average(variable) for variable in variables}
+        number = tf.cast(step.read_value(), tf.float32)
+        kept = tf.minimum(decay, (1 + number) / (10 + number))
+        op = tf.group([tf.assign(average, average.read_value() - (1 - kept) * (
+            average.read_value() - variable.read_value()))
+            for variable, average in ((v, averages[v.op.name]) for v in variables)])
+    return op, averages, start
 
 
 def using_averages(averages):

@@ -112,7 +112,7 @@ def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False):
 
 
 def _synchronised(inputs, gamma, beta):
-    """fused_batch_norm(is_training=True) with the statistics of all devices' batches, all of a size.
+    """fused_batch_norm(is_training=True) with the statistics of all devices' parts of the batch.
 
     One all-reduce of each channel's mean and mean of squares, as Keras's SyncBatchNormalization.
     """

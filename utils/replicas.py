@@ -19,6 +19,6 @@ def total(value):
     """The sum of `value` over all devices, on each of them; differentiable."""
     if not tf.distribute.has_strategy():
         return value
-    # identity: a tensor that the devices' parts share would be taken for one that is summed already.
+    # identity: a tensor that the devices' parts share would not be taken for one of each device.
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM,
                                                           tf.identity(value))

@@ -44,17 +44,16 @@ def training_graph(args, model, training, devices):
                 "update": update}
 
     trained = on_each(devices, train_on_one)
-    averaged = {}
+    averaged, start_of_averages = {}, tf.no_op()
     if args.ema:
-        trained["update"], averaged = averages.keep_averages(
+        trained["update"], averaged, start_of_averages = averages.keep_averages(
             trained["update"], runs.model_variables(), args.ema, step)
 
     evaluated = tf.placeholder(tf.uint8, [None, None, None, model.get("bands", 3)], "evaluated")
     with averages.using_averages(averaged):
         logits, _ = deeplab_v3(evaluated, is_training=False, precision=args.precision, **model)
     return {"step": step, **trained, "said": said, "start_of_data": start_of_data,
-            "averages": averaged,
-            "start_of_averages": tf.variables_initializer(list(averaged.values())),
+            "averages": averaged, "start_of_averages": start_of_averages,
             "histograms": tf.summary.merge_all(),
             "evaluated": evaluated, "probabilities": tf.nn.softmax(logits)}
 
