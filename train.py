@@ -16,8 +16,10 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
 from utils import evaluation, optimisation, pretrained, runs, tiles
+from utils.augment_online import check_crop
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, probability, progress, run_script
+from utils.command_line import (argument_parser, positive, probability, progress, run_script, scale,
+                                share)
 from utils.scenes import find_scenes, read_bands, read_scene
 from utils.settings import check_same_settings, keep_start, run_settings
 from utils.training import training_graph
@@ -50,6 +52,16 @@ def parse_arguments():
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
         help="of the convolutions; variables, loss and batch statistics are float32 always")
+    add("--augment_online", action="store_true",
+        help="cut, turn, mirror and colour every tile anew in each epoch; for plain tiles "
+        "(preprocess.py --no_augment)")
+    add("--crop_size", type=positive, metavar="PIXELS",
+        help="side of the crops that --augment_online cuts from larger tiles; None means whole "
+        "tiles")
+    add("--scale_range", type=scale, nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"),
+        help="--augment_online scales tiles by a factor from it; the paper's is .5 2")
+    add("--colour_jitter", type=share, default=0.2,
+        help="--augment_online changes brightness, contrast and saturation by up to this share")
     add("--test_display", type=positive, default=500, metavar="STEPS",
         help="steps between evaluations on validation tiles and the held-out scene")
     add("--save_every", type=positive, default=500, metavar="STEPS",
@@ -72,12 +84,14 @@ def main():
     table = read_classes(args.classes)
     training = tiles.read_tile_list(args.dataset)
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
-    tile_size = tiles.read_tile(next(training.itertuples()), table)[0].shape[0]
+    tile_size = min(tiles.read_tile(next(training.itertuples()), table)[1].shape)
+    crop_size = args.crop_size or tile_size
+    check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
     held_out = read_held_out(args, table)
     run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
     resumes = runs.has_checkpoint(run)
     origin = None if resumes else pretrained.origin_of(args.pretrained)
-    settings = run_settings(args, table, tile_size, origin)
+    settings = run_settings(args, table, crop_size, origin)
     if resumes:
         keep_start(run, settings)
         check_same_settings(run, settings)
@@ -86,7 +100,7 @@ def main():
     with (tf.Graph().as_default(),
           tf.Session(config=optimisation.repeatable_config()) as session):
         tf.set_random_seed(args.seed)
-        model = training_graph(args, settings["model"], training)
+        model = training_graph(args, settings["model"], training, crop_size)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver()}
         session.run(tf.global_variables_initializer())
         if resumes:
@@ -103,7 +117,7 @@ def main():
 
         def evaluate(writer, step):
             return evaluation.write_evaluation(session, model, writer, step, table, validation,
-                                               held_out, tile_size, args.batch_size)
+                                               held_out, crop_size, args.batch_size)
 
         return train(args, session, model, savers, run, evaluate, training, table)
 

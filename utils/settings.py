@@ -11,7 +11,8 @@ def run_settings(args, table, tile_size, origin):
              "pool1_padding": origin or pretrained.SLIM}
     recipe = {name: getattr(args, name) for name in (
         "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
-        "momentum", "weight_decay", "batch_norm_decay", "precision", "pretrained", "dataset")}
+        "momentum", "weight_decay", "batch_norm_decay", "augment_online", "scale_range",
+        "colour_jitter", "precision", "pretrained", "dataset")}
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
             "training": recipe} | read_bands(args.dataset)
 
