@@ -138,8 +138,8 @@ def test_labels_under_scaling_are_old_values_and_255_and_stay_over_their_pixels(
     assert .4 < np.mean(np.array(shares) == 0) < .8 and max(shares) > .5
 
 
-@pytest.mark.parametrize("place, enhance", [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast),
-                                            (2, ImageEnhance.Color)])
+@pytest.mark.parametrize("place, enhance", enumerate(
+    (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)))
 @pytest.mark.parametrize("factor", (0.6, 1.0, 1.4))
 def test_colour_jitter_is_that_of_pillow(place, enhance, factor):
     image = np.random.default_rng(2).integers(0, 256, (24, 24, 3)).astype(np.uint8)

@@ -81,8 +81,8 @@ def logs(tmp_path_factory):
 
 def training_flags(dataset, logs, name, *arguments):
     return ("--dataset", dataset, "--logs", logs, "--run", name, "--steps", STEPS, "--save_every",
-            3, "--test_display", 3, "--augment_online", "--crop_size", CROP, "--scale_range", 0.5, 2,
-            *RECIPE, *arguments)
+            3, "--test_display", 3, "--augment_online", "--crop_size", CROP,
+            "--scale_range", 0.5, 2, *RECIPE, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ DRAWS = ("row", "column", "scale", "transpose", "flip_vertical", "flip_horizonta
 def check_crop(tile_size, crop_size, augmented, scale_range):
     """Raises ValueError where tiles of `tile_size` cannot be cut as the flags say."""
     if crop_size > tile_size:
-        raise ValueError(f"--crop_size {crop_size} is larger than the tiles ({tile_size}); choose a "
-                         "smaller one, or cut larger tiles with preprocess.py --tile_size")
+        raise ValueError(f"--crop_size {crop_size} is larger than the tiles ({tile_size}); choose "
+                         "a smaller one, or cut larger tiles with preprocess.py --tile_size")
     if crop_size < tile_size and not augmented:
         raise ValueError(f"--crop_size {crop_size} is smaller than the tiles ({tile_size}), of "
                          "which only --augment_online cuts crops; add it, or leave --crop_size out")
