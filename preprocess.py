@@ -36,7 +36,8 @@ TILES_AT_ONCE = 32
 FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
 
 
-def parse_arguments():
+def parse_arguments(arguments=None):
+    """The checked flags, of the command line or of a list of strings."""
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--scenes", nargs="+", metavar="NAME",
                         help="scenes to train on; None means all labelled ones but --test_scene")
@@ -56,12 +57,17 @@ def parse_arguments():
                         help="share of the training scenes set apart in blocks for validation")
     parser.add_argument("--processes", type=positive, default=available_cores(),
                         help="worker processes; the tiles do not depend on it")
+    parser.add_argument("--no_augment", action="store_true",
+                        help="plain tiles, for train.py --augment_online: takes every probability "
+                        "below as 0")
     for name, default in AUGMENTATIONS.items():
         parser.add_argument(f"--{name}", type=probability, default=default, metavar="P",
                             help="probability" + (", of at most one turn" if name in TURNS else ""))
     parser.add_argument("--gamma_range", type=float, nargs=2, default=GAMMA_RANGE,
                         metavar=("LOW", "HIGH"), help="gamma is drawn log-uniformly from it")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.no_augment:
+        vars(args).update(dict.fromkeys(AUGMENTATIONS, 0.0))
     if not 0 < args.gamma_range[0] <= args.gamma_range[1] < np.inf:
         parser.error("--gamma_range needs 0 < LOW <= HIGH")
     if sum(getattr(args, name) for name in TURNS) > 1:

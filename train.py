@@ -21,10 +21,11 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
 from utils import cluster, evaluation, optimisation, pretrained, run_list, runs, tiles
+from utils.augment_online import check_crop
 from utils.class_weights import CLASS_WEIGHTS
 from utils.classes import read_classes
 from utils.command_line import (argument_parser, non_negative, part_above_0, positive, probability,
-                                progress, run_script, share)
+                                progress, run_script, scale, share)
 from utils.devices import check_alike, choose_devices, session_on
 from utils.environment import describe_environment
 from utils.event_files import EventWriter, finished_summary, settings_summary
@@ -90,6 +91,16 @@ def parse_arguments():
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
         help="of the convolutions; variables, loss and batch statistics are float32 always")
+    add("--augment_online", action="store_true",
+        help="cut, turn, mirror and colour every tile anew in each epoch; for plain tiles "
+        "(preprocess.py --no_augment)")
+    add("--crop_size", type=positive, metavar="PIXELS",
+        help="side of the crops that --augment_online cuts from larger tiles; None means whole "
+        "tiles")
+    add("--scale_range", type=scale, nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"),
+        help="--augment_online scales tiles by a factor from it; the paper's is .5 2")
+    add("--colour_jitter", type=share, default=0.2,
+        help="--augment_online changes brightness, contrast and saturation by up to this share")
     add("--test_display", type=positive, default=500, metavar="STEPS",
         help="steps between evaluations on validation tiles and the held-out scene")
     add("--save_every", type=positive, default=500, metavar="STEPS",
@@ -131,11 +142,13 @@ def main():
     table = read_classes(args.classes)
     training = tiles.read_tile_list(args.dataset)
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
-    tile_size = tiles.read_tile(next(training.itertuples()), table)[0].shape[0]
+    tile_size = min(tiles.read_tile(next(training.itertuples()), table)[1].shape)
+    crop_size = args.crop_size or tile_size
+    check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
     held_out = read_held_out(args, table)
     resumes = runs.has_checkpoint(run)
     origin = None if resumes else pretrained.origin_of(args.pretrained)
-    settings = run_settings(args, table, tile_size, origin)
+    settings = run_settings(args, table, crop_size, origin)
     if args.freeze_batch_norm and not (resumes or origin):
         raise ValueError("--freeze_batch_norm: random weights have no statistics to freeze; leave "
                          "it out or name weights with --pretrained")
@@ -146,7 +159,7 @@ def main():
 
     with session_on(devices) as session:
         tf.set_random_seed(args.seed)
-        model = training_graph(args, settings["model"], training, devices)
+        model = training_graph(args, settings["model"], training, devices, crop_size)
         savers = {runs.NEWEST: runs.newest_saver(), runs.BEST: runs.best_saver(model["averages"])}
         session.run(tf.global_variables_initializer())
         step = 0
@@ -171,7 +184,7 @@ def main():
 
         def evaluate(step):
             return evaluation.write_evaluation(session, model, writer, step, table, validation,
-                                               held_out, tile_size,
+                                               held_out, crop_size,
                                                args.batch_size // devices.count)
 
         return train(args, session, model, savers, run, writer, evaluate, training, table,

@@ -1,6 +1,8 @@
 """Training speed of torchvision's deeplabv3_resnet50, for benchmarks/train_speed.py.
 
-Run as: python -m benchmarks.torch_peer PRECISION BATCH_SIZE TILE STEPS     (needs torch, torchvision)
+Run as: python -m benchmarks.torch_peer PRECISION BATCH_SIZE TILE STEPS
+
+It needs torch and torchvision.
 
 Output stride 8 is torchvision's own; here block 4 alone is dilated, as in ours at 16. Random
 weights, momentum, channels_last, autocast for bfloat16. Prints images per second.

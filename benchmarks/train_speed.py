@@ -65,7 +65,7 @@ def build_step(stack, arguments, precision, batch=None):
         session = stack.enter_context(session_on(devices))
         tf.set_random_seed(args.seed)
         settings = run_settings(args, read_classes(args.classes), arguments.tile_size, None)
-        model = training_graph(args, settings["model"], training, devices)
+        model = training_graph(args, settings["model"], training, devices, arguments.tile_size)
         session.run(tf.global_variables_initializer())
         session.run(model["start_of_data"])
         operations = count_operations(session.graph) if batch else None

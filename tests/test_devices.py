@@ -69,7 +69,8 @@ def take_a_step(result, folder, number, sync):
         devices.check_alike(chosen, session, model, {}, listed)
         session.run(start)
         # The first device alone has histograms.
-        loss, *_ = session.run((model["loss"], model["update"], tf.get_collection(tf.GraphKeys.SUMMARIES)))
+        loss, *_ = session.run((model["loss"], model["update"],
+                                tf.get_collection(tf.GraphKeys.SUMMARIES)))
         names = [variable.op.name for variable in tf.global_variables()]
         values = session.run([variable.read_value() for variable in tf.global_variables()])
         devices.check_alike(chosen, session, model, {}, listed)

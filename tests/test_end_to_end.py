@@ -26,6 +26,7 @@ from utils.rasters import Image
 from utils.scenes import write_png
 
 STEPS = 6
+TILE, CROP = 64, 48
 RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1", "1",
           "--summary_every", "1", "--seed", "3")
 
@@ -68,7 +69,8 @@ def read_events(run):
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = write_small_dataset(tmp_path_factory.mktemp("data"))
-    call("preprocess.py", "--dataset", folder, "--tiles", 12, "--tile_size", 64, "--processes", 2)
+    call("preprocess.py", "--dataset", folder, "--tiles", 12, "--tile_size", TILE, "--no_augment",
+         "--processes", 2)
     assert len(pd.read_csv(folder / "validation_list.csv")) > 0
     return folder
 
@@ -82,7 +84,8 @@ def logs(tmp_path_factory):
 
 def training_flags(dataset, logs, name, *arguments):
     return ("--dataset", dataset, "--logs", logs, "--run", name, "--steps", STEPS, "--save_every",
-            3, "--test_display", 3, *RECIPE, *arguments)
+            3, "--test_display", 3, "--augment_online", "--crop_size", CROP,
+            "--scale_range", 0.5, 2, *RECIPE, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,7 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     table = read_classes(str(REPOSITORY / DEFAULT_TABLE))
     assert settings["model"]["num_classes"] == len(table)
     assert settings["classes"] == table.to_settings()
-    assert settings["tile_size"] == 64
+    assert settings["tile_size"] == CROP
     assert settings["training"]["seed"] == 3 and settings["training"]["pretrained"] == "none"
     path, step = runs.find_checkpoint(run, runs.NEWEST)
     assert step == STEPS
@@ -164,7 +167,7 @@ def test_tensorboard_is_shown_what_was_promised(trained):
         assert set(shown) == evaluated
         picture = cv2.imdecode(np.frombuffer(shown[6].encoded_image_string, np.uint8), 1)
         assert picture.shape == (shown[6].height, shown[6].width, 3)
-        assert picture.shape[0] == 64 and picture.shape[1] >= 3 * 64
+        assert picture.shape[0] == CROP and picture.shape[1] >= 3 * CROP
     assert all(set(values[f"confusion_matrix/{name}"]) == evaluated
                for name in ("validation", "held_out"))
     for group in ("weights", "gradients"):
@@ -258,6 +261,12 @@ def test_a_missing_start_is_named(dataset, logs):
     line = refusal(*training_flags(dataset, logs, "new", "--pretrained", "/nowhere/net.ckpt"))
     assert "/nowhere/net.ckpt: no checkpoint there" in line
     assert not (logs / "new").exists()
+
+
+def test_tiles_larger_than_the_crop_need_augmentation_online(dataset, logs):
+    flags = list(training_flags(dataset, logs, "new"))
+    flags.remove("--augment_online")
+    assert f"--crop_size {CROP} is smaller than the tiles ({TILE})" in refusal(*flags)
 
 
 def test_without_tiles_the_way_on_is_said(tmp_path):

@@ -146,7 +146,8 @@ def test_frozen_batch_norm_is_the_backbone_s_alone(session, factor):
 @pytest.mark.parametrize("optimizer", optimisation.OPTIMIZERS)
 def test_histograms_show_gradients_and_the_updated_weights_and_change_nothing(
         session, problem, optimizer):
-    update = optimisation.train_op(problem["loss"], optimizer, .1, .9, problem["step"], histograms=True)
+    update = optimisation.train_op(problem["loss"], optimizer, .1, .9, problem["step"],
+                                   histograms=True)
     summary = tf.summary.merge_all()
     session.run(tf.global_variables_initializer())
     shown = {value.tag: value.histo for value in tf.Summary.FromString(

@@ -152,6 +152,16 @@ def test_same_tiles_from_any_number_of_processes_and_others_from_another_seed(ti
     assert ((first["row"] == other["row"]) & (first["column"] == other["column"])).mean() < 0.1
 
 
+def test_without_augmentation_tiles_are_their_crops(small_dataset, scenes):
+    result = run(small_dataset, *FLAGS, "--tiles", 20, "--no_augment", "--gamma", 1)
+    assert result.returncode == 0, result.stderr
+    for tile in read_list(small_dataset).itertuples():
+        window = np.s_[tile.row:tile.row + SIZE, tile.column:tile.column + SIZE]
+        assert tile.augmentations == ""
+        np.testing.assert_array_equal(read_image(str(small_dataset / tile.image)),
+                                      scenes[tile.scene][0][window])
+
+
 def test_rerun_replaces_the_set_and_clears_what_a_killed_run_left(small_dataset):
     assert run(small_dataset, *FLAGS, "--tiles", 40).returncode == 0
     (small_dataset / ".partial-tiles-99" / "train" / "images").mkdir(parents=True)

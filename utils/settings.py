@@ -16,8 +16,9 @@ def run_settings(args, table, tile_size, origin):
     recipe = {name: getattr(args, name) for name in (
         "seed", "batch_size", "steps", "optimizer", "learning_rate", "schedule", "power",
         "momentum", "weight_decay", "batch_norm_decay", "freeze_batch_norm", "sync_batch_norm",
-        "backbone_lr_factor", "precision", "pretrained", "dataset", "loss", "focal_gamma",
-        "class_weights", "hard_pixels", "label_smoothing", "ema")}
+        "backbone_lr_factor", "augment_online", "scale_range", "colour_jitter", "precision",
+        "pretrained", "dataset", "loss", "focal_gamma", "class_weights", "hard_pixels",
+        "label_smoothing", "ema")}
     recipe["tiles_checksum"] = tiles.checksum(args.dataset)
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
             "training": recipe} | noted

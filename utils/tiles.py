@@ -67,13 +67,16 @@ def read_tile(row, table, shape=None):
     return image, label
 
 
-def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, hosts=1):
+def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, hosts=1,
+                     augment=None):
     """Tensors (images uint8 [batch, size, size, bands], labels uint8 [batch, size, size]).
 
     Every epoch visits each tile once in an order drawn from `seed` and the epoch's number; batch
     `step` is the same whether the run began at 0 or resumed at `first_step`, an int64 tensor that
     is read when the returned initializer runs. Of several hosts (which `batch_size` must be
-    divisible by) each reads its own part of the same batch. Returns (images, labels, initializer).
+    divisible by) each reads its own part of the same batch. augment: function of an image, its
+    label and a seed (int64 [2]: `seed` and the tile's position in the stream) to another image and
+    label. Returns (images, labels, initializer).
     """
     share = batch_size // hosts
     count = len(tiles)
@@ -85,9 +88,9 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, h
         epoch, place = position // count, position % count
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         place = tf.random.experimental.index_shuffle(place, key, tf.constant(count - 1, tf.int64))
-        return tf.gather(images, place), tf.gather(labels, place)
+        return tf.gather(images, place), tf.gather(labels, place), position
 
-    def decode(image_path, label_path):
+    def decode(image_path, label_path, position):
         image = decode_tile_image(tf.io.read_file(image_path), shape[2])
         # With as many bands as it has: a colour mask would be turned to greys, not to ids.
         label = tf.io.decode_png(tf.io.read_file(label_path))
@@ -97,7 +100,10 @@ def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, h
             tf.equal(tf.shape(label), (*shape[:2], 1)))
         checks = [tf.Assert(known & sized, [label_path])]
         with tf.control_dependencies(checks):
-            return tf.ensure_shape(image, shape), tf.reshape(label, shape[:2])
+            image, label = tf.ensure_shape(image, shape), tf.reshape(label, shape[:2])
+        if augment is None:
+            return image, label
+        return augment(image, label, tf.stack([tf.constant(seed, tf.int64), position]))
 
     first = tf.cast(first_step, tf.int64) * share
     batches = (tf.data.Dataset.range(first, tf.int64.max)

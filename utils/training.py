@@ -1,25 +1,32 @@
 """The graph that train.py runs: batches, model, loss and update, and the model in evaluation."""
 
+import functools
+
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils import averages, cluster, optimisation, runs, tiles
+from utils.augment_online import augment_online
 from utils.class_weights import read_class_weights
 from utils.devices import on_each, part_of_batch
 from utils.losses import segmentation_loss
 from utils.replicas import device_number, total
 
 
-def training_graph(args, model, training, devices):
+def training_graph(args, model, training, devices, crop_size):
     """The tensors and ops of training and of evaluation, by name; 'histograms' may be None.
 
-    Besides these, 'said' (an int64 placeholder) and 'all_said', its sum over all devices, with
-    which hosts agree on what each of them knows.
+    crop_size: side of what --augment_online cuts from a tile, pixels. Besides these, 'said' (an
+    int64 placeholder) and 'all_said', its sum over all devices, with which hosts agree on what each
+    of them knows.
     """
     step = tf.train.get_or_create_global_step()
+    augment = functools.partial(
+        augment_online, crop_size=crop_size, scale_range=args.scale_range,
+        jitter=args.colour_jitter) if args.augment_online else None
     images, labels, start_of_data = tiles.training_batches(
         training, args.batch_size, model["num_classes"], args.seed, step, devices.host,
-        devices.hosts)
+        devices.hosts, augment)
     class_weights = read_class_weights(args.class_weights, args.dataset, model["num_classes"])
     said = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
 
