@@ -43,6 +43,7 @@ def augment_online(image, label, seed, crop_size, scale_range=(1, 1), jitter=0.0
     jitter: in [0, 1), see `colour_jitter`; 0 leaves the colours alone. Only RGB has any.
     Gives (image uint8 [crop_size, crop_size, bands], label uint8 [crop_size, crop_size]).
     """
+    bands = image.shape[-1]
     seed = tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), STREAM)
     draw = dict(zip(DRAWS, tf.unstack(tf.random.stateless_uniform([len(DRAWS)], seed))))
     scaled = tuple(scale_range) != (1, 1)
@@ -53,14 +54,14 @@ def augment_online(image, label, seed, crop_size, scale_range=(1, 1), jitter=0.0
     else:
         sizes = [crop_size, crop_size]
         image, label = crop(image, label, sizes, draw["row"], draw["column"])
-    if jitter and image.shape[-1] == 3:
+    if jitter and bands == 3:
         image = colour_jitter(image, *(1 + jitter * (2 * draw[name] - 1)
                                        for name in ("brightness", "contrast", "saturation")))
     if scaled:
         image, label = pad(image, label, crop_size, draw["row"], draw["column"])
     image, label = turn(image, label, *(draw[name] < 0.5 for name in (
         "transpose", "flip_vertical", "flip_horizontal")))
-    return (tf.ensure_shape(image, [crop_size, crop_size, image.shape[-1]]),
+    return (tf.ensure_shape(image, [crop_size, crop_size, bands]),
             tf.ensure_shape(label, [crop_size, crop_size]))
 
 
