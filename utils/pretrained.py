@@ -34,7 +34,7 @@ def origin_of(pretrained):
     if pretrained == "none":
         return None
     if runs.is_run(pretrained):
-        return runs.read_settings(pretrained)["model"].get("pool1_padding", SLIM)
+        return runs.read_settings(pretrained)["model"].get("pool1_padding") or SLIM
     if pretrained == "imagenet" or pretrained.endswith((".h5", ".hdf5", ".keras")):
         if pretrained != "imagenet" and not os.path.isfile(pretrained):
             raise FileNotFoundError(f"{pretrained}: no such file; {EXPECTED}")
