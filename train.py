@@ -160,7 +160,7 @@ def train(args, session, model, savers, run, writer, evaluate, training, table):
             if optimisation.NOT_FINITE not in error.message:
                 tiles.name_faulty_tile(training, table)
                 raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
-                                 f"{error.message.splitlines()[0]}") from error
+                                 f"{runs.error_reason(error)}") from error
             kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
             raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
                              f"{kept}; try a lower --learning_rate") from error
