@@ -180,7 +180,7 @@ def read_batches(listed, first_step, steps):
 
     with tf.Graph().as_default(), tf.Session() as session:
         images, labels, start = tiles.training_batches(
-            listed, 3, 5, 4, tf.constant(first_step, tf.int64), augment)
+            listed, 3, 5, 4, tf.constant(first_step, tf.int64), augment=augment)
         assert images.shape.as_list() == [3, CROP, CROP, 3] and images.dtype == tf.uint8
         assert labels.shape.as_list() == [3, CROP, CROP] and labels.dtype == tf.uint8
         session.run(start)

@@ -293,8 +293,8 @@ def test_on_a_full_disk_the_old_checkpoint_stays_whole(small_disk):
         build()
         tf.get_variable("large/weights", [200_000])  # 800 kB
         session.run(tf.global_variables_initializer())
-        with pytest.raises(OSError, match="newest: checkpoint of step 2 could not be written.*"
-                                          "free some space"):
+        with pytest.raises(OSError, match="newest: checkpoint of step 2 could not be written "
+                                          r"\(No space left on device\); free some space"):
             runs.save(session, runs.newest_saver(), run, runs.NEWEST, 2)
     assert restored(run) == [[1, 1, 1], 1.5, 1]
     assert not [name for name in os.listdir(os.path.join(run, runs.NEWEST)) if "temp" in name]

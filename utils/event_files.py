@@ -8,6 +8,8 @@ import tensorflow.compat.v1 as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 
+from utils import runs
+
 
 class EventWriter:
     """A new event file in `folder`; each event is handed to the system before the call returns.
@@ -51,9 +53,8 @@ class EventWriter:
             raise self._failed(error) from error
 
     def _failed(self, error):
-        reason = getattr(error, "message", None) or error.strerror
-        return OSError(f"{self.path}: could not be written ({reason.rsplit('; ', 1)[-1]}); free "
-                       "some space, then start the same run again to resume from its last whole "
+        return OSError(f"{self.path}: could not be written ({runs.error_reason(error)}); free some "
+                       "space, then start the same run again to resume from its last whole "
                        "checkpoint")
 
 

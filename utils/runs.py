@@ -164,7 +164,7 @@ def save(session, saver, run, which, step):
     except (tf.errors.OpError, OSError, ValueError) as error:
         _remove_unfinished(folder)
         raise OSError(f"{folder}: checkpoint of step {step} could not be written "
-                      f"({_first_line(error)}); free some space, then start the same run again to "
+                      f"({error_reason(error)}); free some space, then start the same run again to "
                       "resume from the last whole checkpoint") from error
 
 
@@ -227,8 +227,16 @@ def _damage_named(path):
     try:
         yield
     except tf.errors.OpError as error:
-        raise ValueError(f"{path}: checkpoint is damaged ({_first_line(error)}); "
+        raise ValueError(f"{path}: checkpoint is damaged ({error_reason(error)}); "
                          "restore it from a copy or train again") from error
+
+
+def error_reason(error):
+    """What an error of TensorFlow or of the system says went wrong, without where in the graph."""
+    text = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
+    lines = text.strip().splitlines()
+    nodes = [number for number, line in enumerate(lines[:-1]) if line.startswith("Node: ")]
+    return lines[nodes[0] + 1 if nodes else 0].rsplit("; ", 1)[-1][:200]
 
 
 def _check_variables(path, stored, variables):
@@ -278,7 +286,3 @@ def _read_json(path):
 
 def _state_file(run, which):
     return os.path.join(run, which, "checkpoint")
-
-
-def _first_line(error):
-    return str(getattr(error, "message", error)).strip().splitlines()[0][:200]

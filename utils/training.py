@@ -85,4 +85,4 @@ def run_step(args, session, fetches, feeds, run, step, kept, training, table):
                              "start the same command on all hosts again, with the same --run"
                              ) from error
         raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
-                         f"{error.message.splitlines()[0]}") from error
+                         f"{runs.error_reason(error)}") from error
