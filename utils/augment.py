@@ -17,7 +17,7 @@ AUGMENTATIONS = {
     "noise": 0.2,
 }
 TURNS = ("rotate_90", "rotate_180", "rotate_270")
-# np.rot90 by one, two and three quarters, at a quarter of its time.
+# np.rot90 by one, two and three quarters.
 ROTATE_CODES = (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 GAMMA_RANGE = (0.67, 1.5)
 
@@ -39,13 +39,13 @@ def augment(image, label, probabilities, gamma_range, random):
     limits = np.cumsum([probabilities[name] for name in TURNS])
     turn = int(np.searchsorted(limits, draws[TURNS[0]], side="right"))
     if turn < len(TURNS):
-        image, label = (cv2.rotate(array, ROTATE_CODES[turn]) for array in (image, label))
+        image, label = rotate(image, turn + 1), rotate(label, turn + 1)
         done.append(TURNS[turn])
     if draws["flip_horizontal"] < probabilities["flip_horizontal"]:
-        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+        image, label = cv2.flip(image, 1).reshape(image.shape), cv2.flip(label, 1)
         done.append("flip_horizontal")
     if draws["flip_vertical"] < probabilities["flip_vertical"]:
-        image, label = cv2.flip(image, 0), cv2.flip(label, 0)
+        image, label = cv2.flip(image, 0).reshape(image.shape), cv2.flip(label, 0)
         done.append("flip_vertical")
     if draws["gamma"] < probabilities["gamma"]:
         gamma = np.exp(random.uniform(*np.log(gamma_range)))
@@ -64,6 +64,13 @@ def augment(image, label, probabilities, gamma_range, random):
         image = add_point_noise(image, random)
         done.append("noise")
     return image, label, " ".join(done)
+
+
+def rotate(array, quarters):
+    """np.rot90 by 1 to 3 `quarters`; by OpenCV, in a quarter of the time, where it knows how."""
+    if array.ndim == 2 or array.shape[2] == 3:
+        return cv2.rotate(array, ROTATE_CODES[quarters - 1])
+    return np.rot90(array, quarters).copy()
 
 
 def change_gamma(image, gamma):
