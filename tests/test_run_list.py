@@ -58,7 +58,8 @@ def test_runs_come_with_their_scores_best_first_and_damaged_last(logs):
     assert table.loc["better", "held_out"] == pytest.approx(.6)
     assert table.loc["better", "best_step"] == 4 and table.loc["better", "seed"] == 3
     assert pd.isna(table.loc["begun", "validation"]) and pd.isna(table.loc["begun", "saved"])
-    for name, reason in (("torn_settings", "settings.json: not JSON"), ("torn_index", "newest/step-6: "),
+    for name, reason in (("torn_settings", "settings.json: not JSON"),
+                         ("torn_index", "newest/step-6: "),
                          ("torn_score", "score.json: not JSON"),
                          ("no_settings", "settings.json: could not be read")):
         assert table.loc[name, "state"].startswith("damaged: ")
