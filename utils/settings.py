@@ -39,8 +39,9 @@ def check_same_settings(run, settings):
         return {k: v for key, part in value.items() for k, v in flat(part, f"{name} {key}").items()}
 
     before, now = flat(runs.read_settings(run)), flat(settings)
-    changed = [f"{name.split()[-1]} was {before.get(name)}, is {value}"
-               for name, value in now.items() if before.get(name) != value]
+    # Those of either: that tiles show other bands than RGB is only noted where they do.
+    changed = [f"{name.split()[-1]} was {before.get(name)}, is {now.get(name)}"
+               for name in before | now if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
                          "give the same, or another --run")
