@@ -99,7 +99,7 @@ def parse_arguments():
         "tiles")
     add("--scale_range", type=scale, nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"),
         help="--augment_online scales tiles by a factor from it; the paper's is .5 2")
-    add("--colour_jitter", type=share, default=0.2,
+    add("--colour_jitter", type=share, default=0.2, metavar="SHARE",
         help="--augment_online changes brightness, contrast and saturation by up to this share")
     add("--test_display", type=positive, default=500, metavar="STEPS",
         help="steps between evaluations on validation tiles and the held-out scene")
@@ -145,7 +145,7 @@ def main():
     tile_size = min(tiles.read_tile(next(training.itertuples()), table)[1].shape)
     crop_size = args.crop_size or tile_size
     check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
-    held_out = read_held_out(args, table)
+    held_out = read_held_out(args, table, training)
     resumes = runs.has_checkpoint(run)
     origin = None if resumes else pretrained.origin_of(args.pretrained)
     settings = run_settings(args, table, crop_size, origin)
@@ -191,8 +191,11 @@ def main():
                      devices.hosts)
 
 
-def read_held_out(args, table):
+def read_held_out(args, table, training):
     """(image, label) of the scene that is only watched, or None where it is not there."""
+    if args.test_scene in set(training.get("scene", [])):
+        print(f"warning: scene {args.test_scene} is in the training tiles, so its scores are not "
+              "those of a held-out scene; give --test_scene as to preprocess.py")
     origin = args.origin or os.path.join(args.dataset, "origin")
     try:
         return read_scene(find_scenes(origin)[args.test_scene], table, **read_bands(args.dataset))
