@@ -37,8 +37,8 @@ def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False
         padding = "SAME"
         by_taps = by_taps and rate > 1 and stride == 1 and height and width
         if stride > 1 and kernel_size > 1:
-            total = (kernel_size - 1) * rate
-            before, after = total // 2, total - total // 2
+            added = (kernel_size - 1) * rate
+            before, after = added // 2, added - added // 2
             inputs = tf.pad(inputs, [[0, 0], [before, after], [before, after], [0, 0]])
             padding = "VALID"
         weights = tf.cast(weights, inputs.dtype)

@@ -3,7 +3,8 @@
 logs/<run>/settings.json          everything needed to build the model again, the class table too
 logs/<run>/environment.json       code version, machine and command of each start of the run
 logs/<run>/newest/step-N.*        the newest checkpoint: all variables, so that training resumes
-logs/<run>/best/step-N.*          the best on the validation tiles: the model's variables only
+logs/<run>/best/step-N.*          the best on the validation tiles: the model's variables only, or
+                                  their averages (--ema)
 logs/<run>/best/score.json        its step and scores, and which step was evaluated last
 logs/<run>/events.out.*           TensorBoard
 """

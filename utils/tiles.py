@@ -7,11 +7,11 @@ import cv2
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
+from utils.class_weights import FREQUENCIES
 from utils.classes import IGNORE
 from utils.scenes import read_label, read_tile_image
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
-FREQUENCIES = "class_frequencies.csv"
 
 
 def read_tile_list(dataset, name=TRAINING_LIST):
