@@ -176,7 +176,7 @@ def main():
             session.run(model["start_of_averages"])
         check_alike(devices, session, model, settings, training)
         if not chief:
-            return follow(args, session, model, run, training, table)
+            return follow(args, session, model, run, training, table, devices)
         runs.write_settings(run, settings)
         runs.append_start(run, step, describe_environment())
         writer = EventWriter(run, step + 1, None if step else session.graph)
@@ -188,7 +188,7 @@ def main():
                                                args.batch_size // devices.count)
 
         return train(args, session, model, savers, run, writer, evaluate, training, table,
-                     devices.hosts)
+                     devices)
 
 
 def read_held_out(args, table, training):
@@ -204,7 +204,7 @@ def read_held_out(args, table, training):
         return None
 
 
-def follow(args, session, model, run, training, table):
+def follow(args, session, model, run, training, table, devices):
     """The loop of a host that is not the chief: steps only. Returns the exit status."""
     step = int(session.run(model["step"]))
     session.run(model["start_of_data"])
@@ -212,19 +212,19 @@ def follow(args, session, model, run, training, table):
     fetches = {name: model[name] for name in ("update", "all_said")}
     while step < args.steps and not stopped:
         values = run_step(args, session, fetches, {model["said"]: asked.is_set()}, run, step,
-                          "the chief keeps its last checkpoint", training, table)
+                          "the chief keeps its last checkpoint", training, table, devices)
         stopped = values["all_said"] > 0
         step += 1
     return 0 if step == args.steps else 130
 
 
-def train(args, session, model, savers, run, writer, evaluate, training, table, hosts):
+def train(args, session, model, savers, run, writer, evaluate, training, table, devices):
     """The loop, from the graph's step to --steps. Returns the exit status."""
     step = saved = int(session.run(model["step"]))
     session.run(model["start_of_data"])
     asked = runs.stop_event()
     # Several hosts stop after the same step: when all have heard that one was asked to.
-    stop = asked if hosts == 1 else threading.Event()
+    stop = asked if devices.hosts == 1 else threading.Event()
     # What an attempt left that never came to a checkpoint may be of other settings.
     best = (runs.read_best_score(run) if step else None) or {}
     if is_evaluated(args, step) and best.get("evaluated", 0) < step:
@@ -239,7 +239,7 @@ def train(args, session, model, savers, run, writer, evaluate, training, table, 
         began = time.perf_counter()
         kept = f"the checkpoint of step {saved} is kept" if saved else "nothing was saved yet"
         values = run_step(args, session, fetches | watched, {model["said"]: asked.is_set()}, run,
-                          step, kept, training, table)
+                          step, kept, training, table, devices)
         if values["all_said"]:
             stop.set()
         seconds += time.perf_counter() - began

@@ -255,6 +255,19 @@ def test_a_port_in_use_is_one_line(dataset):
     assert errors.count("\n") == 1
 
 
+def test_a_run_that_waits_for_a_host_that_is_gone_ends(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", .2)
+    server = tf.distribute.Server.create_local_server()
+    own, [gone] = server.target.removeprefix("grpc://"), free_ports(1)
+    with tf.Graph().as_default():
+        empty = tf.FIFOQueue(1, [tf.int32]).dequeue()
+        session = tf.Session(server.target)
+        with pytest.raises(tf.errors.OpError) as error:
+            with cluster.closed_if_lost(session, [own, f"127.0.0.1:{gone}"]):
+                session.run(empty)
+        assert cluster.is_lost(error.value)
+
+
 def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(dataset):
     """On both hosts again, and then on one host with two devices."""
     run = str(dataset / "logs" / "pair")

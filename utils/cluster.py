@@ -1,8 +1,10 @@
 """Several hosts: who they are (TF_CONFIG or Slurm), this one's server, and a host that is lost."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 import time
 import typing
 
@@ -12,6 +14,8 @@ SLURM_PORT = 8888
 # Seconds: how long hosts wait for each other to start, and for an answer once training. The chief
 # evaluates and saves while the others wait for its next step.
 START, SILENCE = 600, 3600
+# Seconds of a step after which it is looked whether the others are still there.
+PATIENCE = 10
 EXAMPLE = ('{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
            '"task": {"type": "worker", "index": 0}}')
 
@@ -141,13 +145,18 @@ def check_port(address):
                           "uses it, or choose another in TF_CONFIG (with --slurm PORT)") from None
 
 
+def connect(address):
+    """Raises OSError unless 'host:port' accepts a connection."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
 def wait_for(address, end):
     """Returns when 'host:port' accepts a connection; OSError at time.monotonic() of `end`."""
-    host, _, port = address.rpartition(":")
     told = False
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            connect(address)
             return
         except OSError as error:
             if time.monotonic() > end:
@@ -158,6 +167,33 @@ def wait_for(address, end):
             print(f"waiting for {address}", flush=True)
             told = True
         time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def closed_if_lost(session, addresses):
+    """Closes `session`, so that its run ends with an error, where a host of `addresses` is gone.
+
+    A sum over hosts notices by itself that another died, but not at every moment of it: without
+    this, some runs would wait on for SILENCE seconds. Looks every PATIENCE seconds.
+    """
+    over = threading.Event()
+
+    def look():
+        while not over.wait(PATIENCE):
+            try:
+                for address in addresses:
+                    connect(address)
+            except OSError:
+                if not over.is_set():
+                    session.close()
+                return
+
+    if addresses:
+        threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def is_lost(error):

@@ -26,6 +26,7 @@ class Devices(typing.NamedTuple):
     host: int = 0
     hosts: int = 1
     server: typing.Any = None
+    others: tuple = ()  # addresses of the other hosts
 
 
 def choose_devices(number, batch_size, slurm_port=None):
@@ -57,7 +58,8 @@ def choose_devices(number, batch_size, slurm_port=None):
         config = strategy.update_config_proto(config)
         config.operation_timeout_in_ms = cluster.SILENCE * 1000
         server = cluster.start_server(several, config)
-        return Devices(strategy, config, count, several.host, hosts, server)
+        others = tuple(several.addresses[:several.host] + several.addresses[several.host + 1:])
+        return Devices(strategy, config, count, several.host, hosts, server, others)
     if count == 1:
         return Devices(config=config)
     config.device_count["CPU"] = local if kind == "CPU" else 1

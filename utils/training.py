@@ -65,13 +65,14 @@ def training_graph(args, model, training, devices, crop_size):
             "evaluated": evaluated, "probabilities": tf.nn.softmax(logits)}
 
 
-def run_step(args, session, fetches, feeds, run, step, kept, training, table):
+def run_step(args, session, fetches, feeds, run, step, kept, training, table, devices):
     """The values of `fetches` in the step after `step`; what goes wrong in it is told in a line.
 
     kept: what the error says of the last checkpoint. Raises MemoryError, ValueError, OSError.
     """
     try:
-        return session.run(fetches, feeds)
+        with cluster.closed_if_lost(session, devices.others):
+            return session.run(fetches, feeds)
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(f"{args.batch_size} tiles a step do not fit into the device's "
                           "memory; lower --batch_size") from error
