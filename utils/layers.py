@@ -30,7 +30,7 @@ def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False
             "weights", [kernel_size, kernel_size, channels, filters],
             initializer=initializer or tf.variance_scaling_initializer(2.0))
         height, width = inputs.shape.as_list()[1:3]
-        if height and width and rate >= max(height, width):
+        if height and width and stride == 1 and rate >= max(height, width):
             # Only the centre tap falls inside so small an input; the rest would multiply padding.
             centre = kernel_size // 2
             weights, rate = weights[centre:centre + 1, centre:centre + 1], 1

@@ -80,10 +80,11 @@ def run_step(args, session, fetches, feeds, run, step, kept, training, table, de
         if optimisation.NOT_FINITE in error.message:
             raise ValueError(f"{run}: loss or gradient is not finite at step {step + 1}; stopped, "
                              f"{kept}; try a lower --learning_rate") from error
-        tiles.name_faulty_tile(training, table)
-        if cluster.is_lost(error):
+        if devices.hosts > 1 and cluster.is_lost(error):
+            # Not looking for a tile at fault: of 100,000 that takes many minutes.
             raise ValueError(f"{run}: another host was lost at step {step + 1}; stopped, {kept}; "
                              "start the same command on all hosts again, with the same --run"
                              ) from error
+        tiles.name_faulty_tile(training, table)
         raise ValueError(f"{run}: TensorFlow stopped at step {step + 1}: "
                          f"{runs.error_reason(error)}") from error
