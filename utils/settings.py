@@ -40,7 +40,8 @@ def check_same_settings(run, settings):
 
     before, now = flat(runs.read_settings(run)), flat(settings)
     changed = [f"{name.split()[-1]} was {before.get(name)}, is {value}"
-               for name, value in now.items() if before.get(name) != value]
+               for name, value in (dict.fromkeys(before) | now).items()
+               if before.get(name) != value]
     if changed:
         raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
                          "give the same, or another --run")
