@@ -159,6 +159,7 @@ GOOD = json.loads(cluster.EXAMPLE)
     ({**GOOD, "task": {"type": "worker", "index": 2}}, "index 2 is not from 0 to 1"),
     ({**GOOD, "task": {"type": "worker", "index": "0"}}, "index '0'"),
     ({**GOOD, "task": {"type": "chief", "index": 0}}, "type 'chief' is not in the cluster"),
+    ({**GOOD, "task": {"type": ["worker"], "index": 0}}, "is not in the cluster"),
     ({**GOOD, "cluster": {"worker": ["a"]}}, "host:port"),
     ({**GOOD, "cluster": {"worker": ["a:1", "a:1"]}}, "twice"),
     ({**GOOD, "cluster": {"ps": ["a:1"]}}, "neither chief nor worker"),

@@ -44,6 +44,9 @@ def logs(tmp_path):
     os.truncate(folder / "torn_index" / runs.NEWEST / "step-6.index", 30)
     write_run(str(folder / "torn_score"), 6, .9)
     os.truncate(folder / "torn_score" / runs.BEST / runs.SCORE, 5)
+    write_run(str(folder / "words_for_numbers"), 6)
+    runs.write_settings(str(folder / "words_for_numbers"),
+                        SETTINGS | {"training": {"seed": "three", "steps": 6}})
     (folder / "pictures").mkdir()
     return str(folder)
 
@@ -51,7 +54,7 @@ def logs(tmp_path):
 def test_runs_come_with_their_scores_best_first_and_damaged_last(logs):
     table = list_runs(logs).set_index("run")
     assert table.index.tolist() == ["better", "finished", "begun", "no_settings", "torn_index",
-                                    "torn_score", "torn_settings"]
+                                    "torn_score", "torn_settings", "words_for_numbers"]
     assert table["state"].tolist()[:3] == ["unfinished", "done", "unfinished"]
     assert table["step"].tolist()[:3] == [5, 6, 0] and table["of"].tolist()[:3] == [6, 6, 6]
     assert table.loc["better", "validation"] == .7
@@ -61,6 +64,7 @@ def test_runs_come_with_their_scores_best_first_and_damaged_last(logs):
     for name, reason in (("torn_settings", "settings.json: not JSON"),
                          ("torn_index", "newest/step-6: "),
                          ("torn_score", "score.json: not JSON"),
+                         ("words_for_numbers", "three"),
                          ("no_settings", "settings.json: could not be read")):
         assert table.loc[name, "state"].startswith("damaged: ")
         assert reason in table.loc[name, "state"]
@@ -73,7 +77,7 @@ def test_train_lists_without_data_or_graph(logs, monkeypatch, capsys):
         assert train.main() == 0
         assert not graph.get_operations()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert lines[1].split()[:8] == ["better", "resnet_v2_50", "3", "5", "6", "4", "0.7000",
                                     "0.6000"]
     assert lines[3].split()[5:8] == ["-", "-", "-"]

@@ -140,7 +140,8 @@ def test_damaged_settings_are_named(logs, text):
 @pytest.mark.parametrize("damage", [
     {"classes": None}, {"classes": "abc"}, {"classes": SETTINGS["classes"][:1]},
     {"classes": [{"name": "land"}] * 2}, {"classes": [{"name": "land", "colour": "zz"}] * 2},
-    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"}])
+    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"},
+    {"training": None}])
 def test_settings_of_wrong_values_are_named(tmp_path, damage):
     runs.write_settings(str(tmp_path), SETTINGS | damage)
     with pytest.raises(ValueError, match="settings.json: not the settings of a run"):
@@ -185,7 +186,7 @@ def test_a_lost_data_file_is_named(logs):
         restored(run)
 
 
-@pytest.mark.parametrize("spoil", ["empty", "half", "lost checkpoint"])
+@pytest.mark.parametrize("spoil", ["empty", "half", "lost checkpoint", "renamed"])
 def test_a_run_whose_newest_checkpoint_is_lost_is_not_begun_again(logs, spoil):
     """has_checkpoint stays true, so train.py stops instead of training over what is left."""
     run = os.path.join(logs, "a")
@@ -196,6 +197,12 @@ def test_a_run_whose_newest_checkpoint_is_lost_is_not_begun_again(logs, spoil):
         for name in os.listdir(os.path.join(run, runs.NEWEST)):
             if name.startswith("step"):
                 os.remove(os.path.join(run, runs.NEWEST, name))
+    elif spoil == "renamed":
+        for name in os.listdir(os.path.join(run, runs.NEWEST)):
+            os.rename(os.path.join(run, runs.NEWEST, name),
+                      os.path.join(run, runs.NEWEST, name.replace("step-1", "mine")))
+        with open(state, "w") as file:
+            file.write('model_checkpoint_path: "mine"\n')
     else:
         os.truncate(state, 0 if spoil == "empty" else 20)
     assert runs.has_checkpoint(run)
@@ -214,7 +221,10 @@ def test_no_best_checkpoint_before_an_evaluation(logs):
     assert runs.read_best_score(run) == score
 
 
-@pytest.mark.parametrize("text", ["", "{\"step\": 3", "[]", "{\"step\": 3}"])
+@pytest.mark.parametrize("text", [
+    "", "{\"step\": 3", "[]", "{\"step\": 3}",
+    "{\"step\": 3, \"mean_iou\": 0.5, \"evaluated\": null}",
+    "{\"step\": 3, \"mean_iou\": \"0.5\", \"evaluated\": 3}"])
 def test_a_damaged_score_is_named(logs, text):
     os.makedirs(os.path.join(logs, "a", runs.BEST))
     with open(os.path.join(logs, "a", runs.BEST, runs.SCORE), "w") as file:

@@ -72,7 +72,7 @@ def read_tf_config(text):
     if len(jobs.get("chief", [])) > 1:
         raise wrong("there is more than one chief")
     job, index = task.get("type"), task.get("index")
-    if job not in jobs:
+    if not isinstance(job, str) or job not in jobs:
         raise wrong(f"the task's type {job!r} is not in the cluster ({', '.join(jobs)})")
     if type(index) is not int or not 0 <= index < len(jobs[job]):
         raise wrong(f"the task's index {index!r} is not from 0 to {len(jobs[job]) - 1}, "

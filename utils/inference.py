@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import deeplab_v3
 from utils.classes import IGNORE
 from utils.files import replacing
-from utils.runs import restore_model, write_settings
+from utils.runs import error_reason, restore_model, write_settings
 from utils.sliding_window import augmented_probabilities, predict_bands
 
 
@@ -83,8 +83,9 @@ def export_model(folder, checkpoint, settings, precision):
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not isinstance(error, tf.errors.OpError):
                     raise
-                raise OSError(f"{folder}: the model could not be written ({error.message}); free "
-                              "some space or choose another folder") from None
+                raise OSError(f"{folder}: the model could not be written "
+                              f"({error_reason(error)}); free some space or choose another folder"
+                              ) from None
 
 
 def _probabilities_of(model, precision):

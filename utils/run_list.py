@@ -50,8 +50,8 @@ def format_runs(logs):
 def _describe(run):
     settings = runs.read_settings(run)
     recipe = settings["training"]
-    row = {"backbone": settings["model"]["backbone"], "seed": recipe["seed"],
-           "step": 0, "of": recipe["steps"], "state": "unfinished"}
+    row = {"backbone": settings["model"]["backbone"], "seed": int(recipe["seed"]),
+           "step": 0, "of": int(recipe["steps"]), "state": "unfinished"}
     if runs.has_checkpoint(run):
         path, row["step"] = runs.find_checkpoint(run, runs.NEWEST)
         try:

@@ -86,7 +86,8 @@ def read_settings(run):
     settings = _read_json(os.path.join(run, SETTINGS))
     try:
         table = ClassTable.from_settings(settings["classes"])
-        complete = settings["tile_size"] > 0 and len(table) == settings["model"]["num_classes"]
+        complete = (settings["tile_size"] > 0 and isinstance(settings.get("training", {}), dict)
+                    and len(table) == settings["model"]["num_classes"])
     except (KeyError, TypeError, ValueError):
         complete = False
     if not complete:
@@ -117,10 +118,11 @@ def find_checkpoint(run, which):
     A run that was never evaluated has no best one. Raises FileNotFoundError.
     """
     state = _checkpoint_state(os.path.join(run, which))
-    if state is None or not tf.train.checkpoint_exists(state.model_checkpoint_path):
+    step = state.model_checkpoint_path.rpartition("-")[2] if state else ""
+    if not step.isdecimal() or not tf.train.checkpoint_exists(state.model_checkpoint_path):
         raise FileNotFoundError(f"{os.path.join(run, which)}: no complete checkpoint there; "
                                 "train first, or choose another with --run and --checkpoint")
-    return state.model_checkpoint_path, int(state.model_checkpoint_path.rsplit("-", 1)[1])
+    return state.model_checkpoint_path, int(step)
 
 
 def has_checkpoint(run):
@@ -204,7 +206,10 @@ def read_best_score(run):
     if not os.path.exists(path):
         return None
     score = _read_json(path)
-    if not isinstance(score, dict) or not {"step", "mean_iou", "evaluated"} <= set(score):
+    kinds = {"step": int, "evaluated": int, "mean_iou": int | float | None,
+             "held_out_mean_iou": int | float | None}
+    if not (isinstance(score, dict) and {"step", "mean_iou", "evaluated"} <= set(score)
+            and all(isinstance(score.get(name), kind) for name, kind in kinds.items())):
         raise ValueError(f"{path}: not the scores of a run; restore it or train again")
     return score
 

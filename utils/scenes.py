@@ -156,6 +156,9 @@ def read_bands(folder):
     try:
         with open(path, encoding="utf-8") as file:
             noted = json.load(file)
+        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
+                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
+            raise ValueError
         return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
     except FileNotFoundError:
         return {}
