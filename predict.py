@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils.classes import ClassTable, read_classes
-from utils.command_line import (argument_parser, error_line, leave_on_signals, part_of, positive,
+from utils.command_line import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                                 progress, run_script, scale, share)
 from utils.comparison import compare_methods, compared_methods
 from utils.files import write_text
@@ -35,7 +35,7 @@ CHECKED_ROWS = 512
 
 def parse_arguments():
     parser = argument_parser("Map the classes of scenes with a trained run.")
-    parser.set_defaults(classes=None)  # the run knows its own
+    parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument
     add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
     add("--run", default=None, help="name of the run; None means the newest")
@@ -85,6 +85,7 @@ def main():
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
     table = choose_table(settings, arguments.classes)
+    arguments.test_scene = arguments.test_scene or settings.get("test_scene", TEST_SCENE)
     check_bands(run, settings, arguments.bands)
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)
     source = {"run": os.path.basename(run), "step": str(step)}

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
 
+TEST_SCENE = "5"
+
 
 def argument_parser(description):
     """A parser whose help shows every default, with the flags that all three scripts know."""
@@ -19,7 +21,7 @@ def argument_parser(description):
                         help="working folder: scenes, tiles and their lists")
     parser.add_argument("--origin", default=None, metavar="FOLDER",
                         help="folder of the labelled scenes; None means origin/ in --dataset")
-    parser.add_argument("--test_scene", default="5",
+    parser.add_argument("--test_scene", default=TEST_SCENE,
                         help="name of the held-out scene, never trained on")
     parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
                         help="class table: id, name, colour")

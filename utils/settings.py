@@ -21,7 +21,7 @@ def run_settings(args, table, tile_size, origin):
         "label_smoothing", "ema")}
     recipe["tiles_checksum"] = tiles.checksum(args.dataset)
     return {"model": model, "classes": table.to_settings(), "tile_size": tile_size,
-            "training": recipe} | noted
+            "test_scene": args.test_scene, "training": recipe} | noted
 
 
 def keep_start(run, settings):
