@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils.classes import ClassTable, read_classes
-from utils.command_line import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
-                                progress, run_script, scale, share)
+from utils.command_line import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of,
+                                positive, progress, run_script, scale, share)
 from utils.comparison import compare_methods, compared_methods
 from utils.files import write_text
 from utils.inference import Method, build_predictors, export_model, predict_classes

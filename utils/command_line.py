@@ -9,7 +9,6 @@ import sys
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30
-
 TEST_SCENE = "5"
 
 
