@@ -222,7 +222,7 @@ def start_training(dataset, *flags, ports=None, index=0):
     environment = {"TF_CONFIG": tf_config(ports, index)} if ports else {}
     return start(__file__, "train", *train_flags(
         dataset, "--run", "pair", "--batch_size", 2, "--steps", 10 ** 6, "--save_every", 10,
-        "--test_display", 10 ** 6, *flags), **environment)
+        "--test_display", 10 ** 6, "--ema", .9, *flags), **environment)
 
 
 def wait_for_step(process, run, after):
@@ -302,8 +302,13 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
 
 def test_deeplab_trains_on_two_devices(dataset):
     output, errors = end(start("train.py", *train_flags(
-        dataset, "--run", "real", "--batch_size", 2, "--steps", 1, "--devices", 2)))
+        dataset, "--run", "real", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema", .9)))
     assert "done; best mean-IoU" in output and errors == ""
+    best, newest = (tf.train.load_checkpoint(runs.find_checkpoint(
+        str(dataset / "logs" / "real"), which)[0]) for which in (runs.BEST, runs.NEWEST))
+    average = best.get_tensor("logits/weights")
+    np.testing.assert_array_equal(average, newest.get_tensor(averages.average_name("logits/weights")))
+    assert (average != newest.get_tensor("logits/weights")).any()
 
 
 def train_on_stand_in():

@@ -67,11 +67,11 @@ def evaluate_tiles(predict, validation, table, batch_size):
     predict: function from uint8 [batch_size, size, size, bands] to probabilities [..., classes].
     """
     matrix = np.zeros((len(table), len(table)), np.int64)
-    rows, shape = list(validation.itertuples()), None
+    rows = list(validation.itertuples())
+    shape = read_tile(rows[0], table)[0].shape if rows else None
     for first in range(0, len(rows), batch_size):
         images, labels = zip(*(read_tile(row, table, shape)
                                for row in rows[first:first + batch_size]))
-        shape = images[0].shape
         # One batch shape, so that the graph is optimised once.
         filled = images + (images[0],) * (batch_size - len(images))
         predicted = predict(np.stack(filled))[:len(images)].argmax(-1).astype(np.uint8)

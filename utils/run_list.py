@@ -27,7 +27,8 @@ def list_runs(logs):
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = str(error).removeprefix(run + os.sep).split(";")[0].split(" (")[0]
             rows.append({"run": name, "state": f"damaged: {reason}"})
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    # As objects, since a column with gaps would be float64, which does not hold every seed.
+    table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
     for column in ("seed", "step", "of", "best_step"):
         table[column] = table[column].astype("Int64")
     for column in ("validation", "held_out"):

@@ -145,9 +145,12 @@ def newest_saver():
 def best_saver(averages=None):
     """A Saver of the model's variables that keeps one checkpoint.
 
-    averages: {name of a variable: variable holding its average}: saved under that name instead.
+    averages: {name of a variable: variable holding its average}: saved under that name instead; of
+    several devices' equal copies the first, since a Saver gives no other name to all of them.
     """
-    return tf.train.Saver(averages or model_variables(), max_to_keep=1, save_relative_paths=True)
+    copies_of = tf.distribute.get_strategy().experimental_local_results
+    first = {name: copies_of(average)[0] for name, average in (averages or {}).items()}
+    return tf.train.Saver(first or model_variables(), max_to_keep=1, save_relative_paths=True)
 
 
 def save(session, saver, run, which, step):
