@@ -300,15 +300,17 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
     assert f"resumed at step {kept}\n" in output and errors == ""
 
 
-def test_deeplab_trains_on_two_devices(dataset):
-    output, errors = end(start("train.py", *train_flags(
-        dataset, "--run", "real", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema", .9)))
+def test_averages_of_two_devices_are_saved_as_the_best(dataset):
+    output, errors = end(start(__file__, "train", *train_flags(
+        dataset, "--run", "averaged", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema",
+        .9)))
     assert "done; best mean-IoU" in output and errors == ""
     best, newest = (tf.train.load_checkpoint(runs.find_checkpoint(
-        str(dataset / "logs" / "real"), which)[0]) for which in (runs.BEST, runs.NEWEST))
-    average = best.get_tensor("logits/weights")
-    np.testing.assert_array_equal(average, newest.get_tensor(averages.average_name("logits/weights")))
-    assert (average != newest.get_tensor("logits/weights")).any()
+        str(dataset / "logs" / "averaged"), which)[0]) for which in (runs.BEST, runs.NEWEST))
+    name = "logits/weights"
+    average = best.get_tensor(name)
+    np.testing.assert_array_equal(average, newest.get_tensor(averages.average_name(name)))
+    assert (average != newest.get_tensor(name)).any()
 
 
 def train_on_stand_in():

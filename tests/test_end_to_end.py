@@ -215,17 +215,6 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     assert not any(tag.startswith(("weights/", "gradients/")) for tag in resumed)
 
 
-def test_tiles_cut_anew_are_noticed_when_a_run_is_resumed(trained, dataset, logs, tmp_path):
-    for name in ("origin", "train", "validation"):
-        os.symlink(dataset / name, tmp_path / name)
-    for name in ("validation_list.csv", "bands.json", "class_frequencies.csv"):
-        shutil.copy(dataset / name, tmp_path)
-    text = (dataset / "path_list.csv").read_text()
-    (tmp_path / "path_list.csv").write_text(text.replace("flip", "noise"))
-    line = refusal(*training_flags(tmp_path, logs, "whole"))
-    assert "tiles_checksum was" in line
-
-
 def test_all_that_helps_unbalanced_data_together(dataset, logs):
     """And the best checkpoint holds the averages that the newest keeps beside the weights."""
     flags = ("--steps", 2, "--ema", .9, "--loss", "dice_cross_entropy", "--class_weights",
@@ -241,11 +230,6 @@ def test_all_that_helps_unbalanced_data_together(dataset, logs):
         np.testing.assert_array_equal(best.get_tensor(name), average)
     for name in ("logits/weights", "resnet_v2_50/postnorm/moving_mean"):
         assert (best.get_tensor(name) != newest.get_tensor(name)).any()
-    line = refusal(*training_flags(dataset, logs, "unbalanced", *flags, "--ema", 0,
-                                   "--hard_pixels", 1, "--class_weights", "none"))
-    for change in ("ema was 0.9, is 0.0", "hard_pixels was 0.5, is 1.0",
-                   "class_weights was inverse_log, is none"):
-        assert change in line
 
 
 def test_other_settings_are_refused_by_name(trained, dataset, logs):
@@ -261,12 +245,6 @@ def test_a_missing_start_is_named(dataset, logs):
     line = refusal(*training_flags(dataset, logs, "new", "--pretrained", "/nowhere/net.ckpt"))
     assert "/nowhere/net.ckpt: no checkpoint there" in line
     assert not (logs / "new").exists()
-
-
-def test_tiles_larger_than_the_crop_need_augmentation_online(dataset, logs):
-    flags = list(training_flags(dataset, logs, "new"))
-    flags.remove("--augment_online")
-    assert f"--crop_size {CROP} is smaller than the tiles ({TILE})" in refusal(*flags)
 
 
 def test_without_tiles_the_way_on_is_said(tmp_path):
