@@ -78,8 +78,8 @@ def test_train_lists_without_data_or_graph(logs, monkeypatch, capsys):
         assert not graph.get_operations()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
-    assert lines[1].split()[:8] == ["better", "resnet_v2_50", str(2 ** 63 - 1), "5", "6", "4", "0.7000",
-                                    "0.6000"]
+    assert lines[1].split()[:8] == ["better", "resnet_v2_50", str(2 ** 63 - 1), "5", "6", "4",
+                                    "0.7000", "0.6000"]
     assert lines[3].split()[5:8] == ["-", "-", "-"]
 
 
