@@ -85,7 +85,6 @@ def main():
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
     table = choose_table(settings, arguments.classes)
-    arguments.test_scene = arguments.test_scene or settings.get("test_scene", TEST_SCENE)
     check_bands(run, settings, arguments.bands)
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)
     source = {"run": os.path.basename(run), "step": str(step)}
@@ -95,7 +94,7 @@ def main():
               f"bands {' '.join(map(str, settings.get('bands') or ('red, green, blue',)))}")
         return 0
 
-    scenes = find_scenes_to_map(arguments)
+    scenes = find_scenes_to_map(arguments, settings)
     if arguments.compare and not all(scene.label_path for scene in scenes):
         raise ValueError(f"{scenes[0].image_path}: --compare needs a label; give it with --label")
     check_output_folder(arguments.out, scenes)
@@ -224,8 +223,8 @@ def describe(scene, image):
             + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
 
 
-def find_scenes_to_map(arguments):
-    """The scenes that --image names, or the held-out one from the data set's folders."""
+def find_scenes_to_map(arguments, settings):
+    """The scenes that --image names, or the one that the run held out, from the data's folders."""
     if arguments.image:
         return scenes_of(arguments.image, arguments.label)
     if arguments.label:
@@ -234,7 +233,7 @@ def find_scenes_to_map(arguments):
     folders = [arguments.origin or os.path.join(arguments.dataset, "origin")]
     if not arguments.origin:
         folders.append(os.path.join(arguments.dataset, "test"))
-    return [held_out_scene(folders, arguments.test_scene)]
+    return [held_out_scene(folders, arguments.test_scene or settings.get("test_scene", TEST_SCENE))]
 
 
 def output_paths(arguments, scene):

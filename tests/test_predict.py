@@ -172,15 +172,18 @@ def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_sc
 
 
 def test_held_out_scene_is_found(scene, tmp_path, capsys, monkeypatch):
-    def found(*arguments):
+    def found(*arguments, **settings):
         monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        return predict.find_scenes_to_map(predict.parse_arguments())[0]
+        return predict.find_scenes_to_map(predict.parse_arguments(), settings)[0]
 
     folder = os.path.dirname(scene[0])
     assert found("--origin", folder).image_path == scene[0]
     assert found("--origin", folder).label_path == scene[1]
     with pytest.raises(ValueError, match="no scene 7; there are 5"):
         found("--origin", folder, "--test_scene", 7)
+    with pytest.raises(ValueError, match="no scene 7; there are 5"):
+        found("--origin", folder, test_scene="7")  # what the run held out
+    assert found("--origin", folder, "--test_scene", 5, test_scene="7").image_path == scene[0]
     dataset = tmp_path / "dataset"
     with pytest.raises(FileNotFoundError, match="dataset/origin: no scenes there.*demo_scenes"):
         found("--dataset", dataset)
