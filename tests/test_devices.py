@@ -8,6 +8,7 @@ train FLAGS... is train.py on a small network.
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -311,6 +312,17 @@ def test_averages_of_two_devices_are_saved_as_the_best(dataset):
     average = best.get_tensor(name)
     np.testing.assert_array_equal(average, newest.get_tensor(averages.average_name(name)))
     assert (average != newest.get_tensor(name)).any()
+
+
+def test_a_tile_that_was_lost_is_named_in_one_line(dataset, tmp_path):
+    shutil.copytree(dataset / "train", tmp_path / "train")
+    for name in ("path_list.csv", "validation_list.csv"):
+        shutil.copy(dataset / name, tmp_path)
+    lost = tmp_path / "train" / "labels" / "000007.png"
+    lost.unlink()
+    _, errors = end(start(__file__, "train", *train_flags(
+        tmp_path, "--run", "lost", "--batch_size", 2, "--steps", 9)), 2)
+    assert str(lost) in errors and errors.count("\n") == 1
 
 
 def train_on_stand_in():
