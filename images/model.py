@@ -12,7 +12,7 @@ from images.svg import (ATROUS, MARGIN, MUTED, OPTIONAL, PLAIN, STRIDED, WIDTH, 
                         document, element, panel, text)
 
 TILE = 256
-DECODER_LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
+LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 Unit = namedtuple("Unit", "name size channels stride rate")
 
@@ -133,7 +133,7 @@ def draw_decoder(size, x, y, bottom):
     """The optional decoder, dashed: from the low-level features at (x, y) to the logits."""
     style = {"colour": OPTIONAL[1], "dashed": True}
     return [arrow((x, y), (x, 338), **style),
-            box(x - 62, 340, 124, 58, OPTIONAL, f"1×1, {DECODER_LOW_LEVEL_FILTERS}",
+            box(x - 62, 340, 124, 58, OPTIONAL, f"1×1, {LOW_LEVEL_FILTERS}",
                 f"{size} × {size}", dashed=True),
             arrow((x + 64, 369), (382, 369), **style),
             box(384, 326, 240, 86, OPTIONAL, "Deeplab-v3+ decoder",
