@@ -51,7 +51,7 @@ test: $(READY)
 
 # tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
 # scene or the run is not there.
-images: IMAGE = $(filter-out %_class.png %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
+images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
 images: $(READY)
 	$(RUN) -m images.draw
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
