@@ -185,7 +185,8 @@ def main():
                 for way, (overlap, _) in WAYS.items():
                     counts[way].append(changes_of_lines(maps[way], window, overlap))
             if scene == scenes[0]:
-                write_picture(arguments.picture, image, maps, window, arguments.side,
+                side = min(arguments.side, *image.shape[:2])
+                write_picture(arguments.picture, image, maps, window, side,
                               ClassTable.from_settings(settings["classes"]))
     if not arguments.picture_only:
         print_excess(counts, window, np.random.default_rng(arguments.seed))
