@@ -57,6 +57,9 @@ def read_pretrained(pretrained, model=None):
         checkpoint = _best_or_newest(pretrained)
         _check_same_model(pretrained, model)
         return _read_checkpoint(checkpoint)
+    if model and model.get("width", 1) != 1:
+        raise ValueError(f"--width {model['width']:g}: {pretrained} has weights of width 1 only; "
+                         "use --pretrained none, or the folder of a run of this width")
     if origin_of(pretrained) == KERAS:
         return _from_keras(_keras_model(pretrained))
     weights = _read_checkpoint(pretrained)
@@ -155,7 +158,8 @@ def _check_same_model(run, model):
     """Raises ValueError naming the settings for which the run's variables would not fit."""
     before = runs.read_settings(run)["model"]
     changed = [f"{name} was {before.get(name, default)}, is {model.get(name, default)}"
-               for name, default in (("backbone", None), ("bands", 3))
+               for name, default in (("backbone", None), ("bands", 3), ("decoder", False),
+                                     ("width", 1))
                if model and before.get(name, default) != model.get(name, default)]
     if changed:
         raise ValueError(f"{run}: its weights do not fit: {'; '.join(changed)}; only the number of "

@@ -10,7 +10,8 @@ def run_settings(args, table, tile_size, origin):
     noted = read_bands(args.dataset)
     model = {"num_classes": len(table), "backbone": args.backbone,
              "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
-             "pool1_padding": origin or pretrained.SLIM}
+             "pool1_padding": origin or pretrained.SLIM, "decoder": args.decoder,
+             "width": args.width}
     if len(noted.get("bands", RGB)) != len(RGB):
         model["bands"] = len(noted["bands"])
     recipe = {name: getattr(args, name) for name in (
