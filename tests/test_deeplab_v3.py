@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import deeplab_v3 as rooms
-from deeplab_v3 import deeplab_v3
+from deeplab_v3 import BACKBONES, deeplab_v3
 from resnet_v2 import resnet_v2_50
 from utils.runs import model_variables
 
@@ -384,7 +383,7 @@ def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
     def stand_in(net, *_, **__):
         return net[:, ::16, ::16], {"low_level": net[:, ::4, ::4]}
 
-    monkeypatch.setitem(rooms.BACKBONES, backbone, stand_in)
+    monkeypatch.setitem(BACKBONES, backbone, stand_in)
     with tf.Graph().as_default():
         logits, end_points = deeplab_v3(tf.zeros([1, 90, 33, 3]), 5, True, backbone, decoder=True,
                                         precision="bfloat16")

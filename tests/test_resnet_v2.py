@@ -147,7 +147,8 @@ def test_deeper_and_narrower_networks(network, shapes, parameters):
         ours = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     assert ours == shapes
     assert parameters in (None, sum(map(np.prod, ours.values())))
-    assert [features.shape[-1]] == next(shape for name, shape in shapes.items() if "postnorm" in name)
+    assert features.shape[-1:] == next(
+        shape for name, shape in shapes.items() if name.endswith("postnorm/gamma"))
 
 
 @pytest.mark.parametrize("width, filters", [(.3, [16, 40, 80, 152]), (.1, [8, 16, 24, 48]),
