@@ -9,8 +9,9 @@ def run_settings(args, table, tile_size, origin):
     """What is written beside the checkpoint: enough for predict.py to build the model again."""
     noted = read_bands(args.dataset)
     model = {"num_classes": len(table), "backbone": args.backbone,
-             "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
-             "pool1_padding": origin or pretrained.SLIM}
+             "output_stride": args.output_stride, "multi_grid": list(args.multi_grid)}
+    if args.backbone in pretrained.KERAS_MODELS:
+        model["pool1_padding"] = origin or pretrained.SLIM
     if len(noted.get("bands", RGB)) != len(RGB):
         model["bands"] = len(noted["bands"])
     recipe = {name: getattr(args, name) for name in (
@@ -27,7 +28,9 @@ def run_settings(args, table, tile_size, origin):
 def keep_start(run, settings):
     """A resumed run's weights come from where they came from, whatever --pretrained says now."""
     before = runs.read_settings(run)
-    settings["model"]["pool1_padding"] = before["model"].get("pool1_padding")
+    settings["model"].pop("pool1_padding", None)
+    if "pool1_padding" in before["model"]:
+        settings["model"]["pool1_padding"] = before["model"]["pool1_padding"]
     settings["training"]["pretrained"] = before.get("training", {}).get("pretrained")
 
 
