@@ -7,8 +7,10 @@ import tensorflow.compat.v1 as tf
 
 from resnet_v2 import resnet_v2_50, resnet_v2_101
 from utils.layers import conv2d, conv2d_bn_relu, separable_conv2d
+from xception import xception_65
 
-BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101}
+BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101,
+             "xception_65": xception_65}
 ASPP_FILTERS = 256
 # Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
 ASPP_RATES = (6, 12, 18)
@@ -18,7 +20,7 @@ LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
                multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
-               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
+               pool1_padding=None, keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
                bands=3, freeze_batch_norm=False, sync_batch_norm=False, decoder=False, width=1):
     """Logits of every pixel.
 
@@ -34,7 +36,8 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     dropout_part: (number, count) where the images are one of so many equal parts of a batch: each
         image is then dropped from as it would be in the whole batch.
     sync_batch_norm: batch statistics are those of all devices' images.
-    pool1_padding: see `resnet_v2`; it goes with the weights.
+    pool1_padding: see `resnet_v2`; it goes with the weights. None: the backbone's default, or it
+        has no pool.
     decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
     width: factor on the backbone's filters; pyramid and decoder keep theirs.
 
@@ -52,13 +55,15 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
                          "the tiles with the --bands that they are to have")
     rows, columns = _size_of(images)
     padded_rows, padded_columns = _odd_size(rows), _odd_size(columns)
-    # Scaled to [-1, 1], which is what the slim and Keras ResNet-v2 weights were trained with.
+    # Scaled to [-1, 1], which is what the weights of all backbones were trained with: slim's and
+    # Keras's ResNet-v2, and deeplab's Xception (deeplab/core/feature_extractor.py).
     net = tf.cast(images, tf.float32) * (2 / 255) - 1
     net = tf.pad(net, [[0, 0], [0, padded_rows - rows], [0, padded_columns - columns], [0, 0]])
+    pooling = {"pool1_padding": pool1_padding} if pool1_padding else {}
     net, end_points = BACKBONES[backbone](
         tf.cast(net, precision), is_training and not freeze_batch_norm, output_stride, multi_grid,
-        scope=backbone, batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding,
-        sync_batch_norm=sync_batch_norm, width=width)
+        scope=backbone, batch_norm_decay=batch_norm_decay, sync_batch_norm=sync_batch_norm,
+        width=width, **pooling)
     net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay,
                                      sync_batch_norm)
     if is_training:

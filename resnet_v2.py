@@ -8,7 +8,7 @@ import functools
 
 import tensorflow.compat.v1 as tf
 
-from utils.layers import batch_norm, conv2d, conv2d_bn_relu, subsample
+from utils.layers import batch_norm, conv2d, conv2d_bn_relu, scaled_filters, subsample
 
 # scope, depth of the 3x3 convolution, units, stride (taken by the block's last unit)
 RESNET_50_BLOCKS = (
@@ -36,7 +36,7 @@ def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, bl
     pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights
         did. The stem has no ReLU before the pool, so the two differ at the border.
     sync_batch_norm: batch statistics are those of all devices' images.
-    width: factor on every layer's filters, rounded to multiples of 8 (`scaled_filters`).
+    width: factor on every layer's filters, rounded to multiples of 8.
 
     Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048 at
     width 1] after postnorm and ReLU, end_points: dict of 'conv1', 'pool1', each unit as
@@ -82,11 +82,6 @@ def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, bl
 
 resnet_v2_50 = functools.partial(resnet_v2, blocks=RESNET_50_BLOCKS, scope="resnet_v2_50")
 resnet_v2_101 = functools.partial(resnet_v2, blocks=RESNET_101_BLOCKS, scope="resnet_v2_101")
-
-
-def scaled_filters(filters, width):
-    """`filters` times `width`, as the nearest multiple of 8, at least 8."""
-    return filters if width == 1 else max(8, round(filters * width / 8) * 8)
 
 
 def _pool1(net, padding):

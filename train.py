@@ -151,7 +151,7 @@ def main():
     check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
     held_out = read_held_out(args, table, training)
     resumes = runs.has_checkpoint(run)
-    origin = None if resumes else pretrained.origin_of(args.pretrained)
+    origin = None if resumes else pretrained.origin_of(args.pretrained, args.backbone)
     settings = run_settings(args, table, crop_size, origin)
     if args.freeze_batch_norm and not (resumes or origin):
         raise ValueError("--freeze_batch_norm: random weights have no statistics to freeze; leave "

@@ -183,6 +183,11 @@ def separable_conv2d(inputs, filters, kernel_size, scope, is_training, decay, st
         return normalise(conv2d(net, filters, 1, pointwise))
 
 
+def scaled_filters(filters, width):
+    """`filters` times `width`, as the nearest multiple of 8, at least 8."""
+    return filters if width == 1 else max(8, round(filters * width / 8) * 8)
+
+
 def subsample(inputs, stride):
     """Every `stride`-th row and column, as slim's identity shortcut has it (resnet_utils.py).
 
