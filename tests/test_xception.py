@@ -151,7 +151,7 @@ def test_a_width_scales_every_layer_by_itself(network):
         shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     scaled = {32: 8, 64: 16, 128: 32, 256: 64, 728: 184, 1024: 256, 1536: 384, 2048: 512}
     assert shapes == {name: [scaled.get(number, number) for number in shape]
-                      for name, shape in authors_variables(middle_units=2).items()}
+                      for name, shape in authors_variables(middle_units=1).items()}
 
 
 @pytest.mark.parametrize("size", [(97, 65), (70, 64)])
