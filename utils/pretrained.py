@@ -175,7 +175,7 @@ def _without_slots(weights):
 
 
 def _model_zoo(backbone):
-    """Path prefix of the backbone's ImageNet checkpoint, in the folder where Keras keeps its own."""
+    """Path prefix of the ImageNet checkpoint of `backbone`, kept where Keras keeps its own."""
     url, sha256 = MODEL_ZOO[backbone]
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     folder = os.path.join(home, "models", f"{backbone}_imagenet")
