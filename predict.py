@@ -20,7 +20,8 @@ from utils.command_line import (TEST_SCENE, argument_parser, error_line, leave_o
                                 positive, progress, run_script, scale, share)
 from utils.comparison import compare_methods, compared_methods
 from utils.files import write_text
-from utils.inference import Method, build_predictors, export_model, predict_classes
+from utils.inference import (Method, build_predictors, check_known, export_model,
+                             predict_classes)
 from utils.map_files import map_paths, writing_map
 from utils.metrics import confusion_matrix, format_scores, score_table
 from utils.pictures import confusion_picture
@@ -84,6 +85,7 @@ def main():
     leave_on_signals()
     run = find_run(arguments.logs, arguments.run)
     settings = read_settings(run)
+    check_known(run, settings["model"])
     table = choose_table(settings, arguments.classes)
     check_bands(run, settings, arguments.bands)
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)

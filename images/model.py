@@ -6,13 +6,13 @@ from collections import namedtuple
 
 import tensorflow.compat.v1 as tf
 
-from deeplab_v3 import ASPP_FILTERS, ASPP_RATES, deeplab_v3
+from deeplab_v3 import (ASPP_FILTERS, ASPP_RATES, DECODER_FILTERS, LOW_LEVEL_FILTERS,
+                        deeplab_v3)
 from images.scene import both_scenes, show
 from images.svg import (ATROUS, MARGIN, MUTED, OPTIONAL, PLAIN, STRIDED, WIDTH, arrow, box,
                         document, element, panel, text)
 
 TILE = 256
-LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 Unit = namedtuple("Unit", "name size channels stride rate")
 

@@ -228,6 +228,10 @@ def test_inputs_that_cannot_be_mapped(call, scene, logs, tmp_path, draw_scene, r
                                        {"name": "fourth", "colour": "#123456"}]})
     with pytest.raises(ValueError, match="checkpoint of another model: logits/"):
         call("--image", image, "--logs", run.parent, "--run", "wider")
+    runs.write_settings(str(run), {"model": MODEL | {"attention": True}, "tile_size": WINDOW,
+                                   "classes": TABLE.to_settings()})
+    with pytest.raises(ValueError, match=r"wider: its model has settings .*not know \(attention\)"):
+        call("--image", image, "--logs", run.parent, "--run", "wider")
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 
 

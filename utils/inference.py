@@ -2,6 +2,7 @@
 as a SavedModel."""
 
 import contextlib
+import inspect
 import os
 import shutil
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ class Method:
     rotations: int
     flips: bool
     scales: tuple
+
+
+def check_known(run, model):
+    """Raises ValueError where the run's model has a setting that is none of deeplab_v3's."""
+    unknown = sorted(set(model) - set(inspect.signature(deeplab_v3).parameters))
+    if unknown:
+        raise ValueError(f"{run}: its model has settings that this code does not know "
+                         f"({', '.join(unknown)}); use the code that trained it, whose commit is "
+                         "in its environment.json")
 
 
 def build_predictors(session, model, window, precision, methods):
