@@ -199,12 +199,12 @@ def tiles_are_cut(dataset):
         return False
 
 
-def is_trained(run):
-    """True where the run's newest checkpoint is that of the last step."""
-    try:
-        return find_checkpoint(run, NEWEST)[1] == STEPS
-    except FileNotFoundError:
-        return False
+def is_mapped(folder, run):
+    """True where the map in `folder` is younger than the run's newest checkpoint, so not that of
+    an earlier run."""
+    path = os.path.join(folder, f"{HELD_OUT}{LABEL_SUFFIX}.png")
+    checkpoint = find_checkpoint(run, NEWEST)[0] + ".index"
+    return os.path.exists(path) and os.path.getmtime(path) > os.path.getmtime(checkpoint)
 
 
 def main():
@@ -228,9 +228,8 @@ def main():
             print(f"{args.dataset}: its {TILES} tiles are there and not cut again")
         else:
             call(preprocess, pass_fds=[lock.fileno()])
-        # A map of an earlier run is none of this one's.
-        predict += [] if is_trained(os.path.join(args.logs, RUN)) else ["--overwrite"]
         call(train, pass_fds=[lock.fileno()])
+        predict += [] if is_mapped(args.out, os.path.join(args.logs, RUN)) else ["--overwrite"]
         call(predict, pass_fds=[lock.fileno()])
 
 

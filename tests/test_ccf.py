@@ -161,6 +161,9 @@ def run_main_fixture(origin, tmp_path, monkeypatch):
     monkeypatch.setattr(ccf.check_scenes, "__defaults__", ((HEIGHT, WIDTH),))
     monkeypatch.setattr(ccf, "read_classes", lambda path: read_classes(
         os.path.join(os.path.dirname(ccf.__file__), "..", path)))
+    (tmp_path / "step-9.index").touch()
+    os.utime(tmp_path / "step-9.index", (1000, 1000))
+    monkeypatch.setattr(ccf, "find_checkpoint", lambda *_: (str(tmp_path / "step-9"), 9))
 
     def run(*flags):
         run.ran = ran = []
@@ -186,8 +189,12 @@ def test_what_is_there_already_is_not_made_again(run_main, tmp_path, monkeypatch
     monkeypatch.setattr(ccf, "TILES", 2)
     assert run_main() == ["train", "predict again"]
     assert run_main("--trial_only") == ["trial"]
-    monkeypatch.setattr(ccf, "find_checkpoint", lambda *_: ("step", ccf.STEPS))
+    # A map of an earlier run is made anew, this run's is not.
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "5_class.png").touch()
     assert run_main() == ["train", "predict"]
+    os.utime(tmp_path / "map" / "5_class.png", (0, 0))
+    assert run_main() == ["train", "predict again"]
 
 
 def test_nothing_begins_where_the_disk_is_too_small_or_another_is_at_work(
