@@ -79,7 +79,7 @@ def estimate(measured, tiles, steps, interval):
             f"{measured['step_seconds']:.2f} s a step; each {interval} steps "
             f"{measured['evaluation_seconds']:.0f} s; checkpoint "
             f"{measured['newest_bytes'] / 1e6:.0f} MB",
-            f"{measured['megapixels'] / measured['map_seconds']:.3f} megapixels/s"]
+            f"{measured['megapixels'] / measured['map_seconds']:.3g} megapixels/s"]
     return pd.DataFrame({"measured": [*told, ""], "hours": [*hours, hours.sum()],
                          "GB": [*gigabytes, gigabytes.sum()]},
                         index=["tiles", "training", "prediction", "together"])

@@ -111,7 +111,7 @@ def test_the_estimate_adds_up():
     assert table["GB"].tolist() == pytest.approx([15 + 1, 1.5 + .4 + .2, .1, 18.2])
     assert table["measured"].tolist() == [
         "100.0 tiles/s, 150 kB each", "0.36 s a step; each 500 steps 90 s; checkpoint 500 MB",
-        "0.011 megapixels/s", ""]
+        "0.0111 megapixels/s", ""]
 
 
 def test_a_disk_that_is_too_small_is_named_with_what_it_has_to_hold(tmp_path, monkeypatch, capsys):
