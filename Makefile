@@ -1,5 +1,5 @@
 # make demo: everything once, on synthetic scenes. make ccf: the original's protocol on its scenes.
-# make test: the tests. All build .venv first.
+# make test: the tests. make images: what README.md shows. All build .venv first.
 
 # The newest Python that TensorFlow 2.21 has wheels for; or say PYTHON=/path/to/python.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
@@ -11,9 +11,14 @@ PRECISION ?= $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bflo
 READY := .venv/requirements.txt
 RUN := .venv/bin/python
 DEMO := dataset/demo
+# Of make images: labelled scenes, the one to show, and the folder of a run that held it out.
+ORIGIN ?= ../shared/data/dubai
+SCENE ?= 5
+TRAINED ?= logs/dubai
+MAPS := predictions/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ccf test clean
+.PHONY: help demo ccf test images clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +26,7 @@ help:
 	@echo "make ccf    check the five CCF scenes, say what the original's protocol takes, run it"
 	@echo "            (make ccf ARGS=--trial_only: only say it)"
 	@echo "make test   run all tests"
+	@echo "make images draw the pictures of README.md again"
 	@echo "make clean  remove .venv and what make demo made"
 
 # The copy is made last: a .venv whose requirements are not today's is built again.
@@ -47,6 +53,22 @@ ccf: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest -q
+
+# tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
+# scene or the run is not there.
+images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
+images: $(READY)
+	$(RUN) -m images.draw
+	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
+	$(RUN) predict.py --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) --origin $(ORIGIN) \
+	    --test_scene $(SCENE) --precision $(PRECISION) --out $(MAPS) --overwrite; \
+	$(RUN) -m utils.pictures --image $(IMAGE) --label $(ORIGIN)/$(SCENE)_class.png \
+	    --prediction $(MAPS)/$(SCENE)_class.png --out images/strip.png; \
+	$(RUN) -m benchmarks.seams --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) \
+	    --origin $(ORIGIN) --test_scene $(SCENE) --precision $(PRECISION) --picture_only; \
+	else echo "images/strip.png and images/seams.png are left as they are: they need the Dubai \
+	scenes (ORIGIN=$(ORIGIN)) and a run trained on them (TRAINED=$(TRAINED); benchmarks/dubai.sh \
+	makes it)"; fi
 
 clean:
 	rm -rf .venv $(DEMO) logs/demo predictions/demo

@@ -1,20 +1,27 @@
-"""Deeplab-v3 (Chen et al., arXiv 1706.05587): backbone, atrous spatial pyramid pooling, head."""
+"""Deeplab-v3 (Chen et al., arXiv 1706.05587): backbone, atrous spatial pyramid pooling, head.
+
+With the decoder it is Deeplab-v3+ (Chen et al., arXiv 1802.02611).
+"""
 
 import tensorflow.compat.v1 as tf
 
-from resnet_v2 import resnet_v2_50
-from utils.layers import conv2d, conv2d_bn_relu
+from resnet_v2 import resnet_v2_50, resnet_v2_101
+from utils.layers import conv2d, conv2d_bn_relu, separable_conv2d
+from xception import xception_65
 
-BACKBONES = {"resnet_v2_50": resnet_v2_50}
+BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101,
+             "xception_65": xception_65}
 ASPP_FILTERS = 256
 # Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
 ASPP_RATES = (6, 12, 18)
+# Of the decoder; few of the low-level features, lest they outweigh the pyramid's (v3+ paper, 3.1).
+LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 
 def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
                multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
-               pool1_padding="slim", keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
-               bands=3, freeze_batch_norm=False, sync_batch_norm=False):
+               pool1_padding=None, keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
+               bands=3, freeze_batch_norm=False, sync_batch_norm=False, decoder=False, width=1):
     """Logits of every pixel.
 
     images: [batch, height, width, bands] in 0..255, uint8 or float, of any height and width; RGB
@@ -29,11 +36,14 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     dropout_part: (number, count) where the images are one of so many equal parts of a batch: each
         image is then dropped from as it would be in the whole batch.
     sync_batch_norm: batch statistics are those of all devices' images.
-    pool1_padding: see `resnet_v2_50`; it goes with the weights.
+    pool1_padding: see `resnet_v2`; it goes with the weights. None: the backbone's default, or it
+        has no pool.
+    decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
+    width: factor on the backbone's filters; pyramid and decoder keep theirs.
 
     Returns (logits float32 [batch, height, width, num_classes], end_points: the backbone's, with
-    'aspp' and 'logits', both at the features' resolution). Raises ValueError for settings that do
-    not fit.
+    'aspp' at the features' resolution and 'logits' at that or, with the decoder, at stride 4, as
+    'decoder' is). Raises ValueError for settings that do not fit.
 
     The images are padded to 32 k + 1 with the mean pixel: only then does feature i lie exactly over
     pixel output_stride * i, which is where align_corners puts it back (README.md, 'Alignment').
@@ -43,27 +53,32 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     if images.shape[-1] != bands:
         raise ValueError(f"images of {images.shape[-1]} band(s), but the model takes {bands}; cut "
                          "the tiles with the --bands that they are to have")
-    height, width = (known or tf.shape(images)[axis]
-                     for axis, known in enumerate(images.shape.as_list()[1:3], start=1))
-    padded_height, padded_width = _odd_size(height), _odd_size(width)
-    # Scaled to [-1, 1], which is what the slim and Keras ResNet-v2 weights were trained with.
+    rows, columns = _size_of(images)
+    padded_rows, padded_columns = _odd_size(rows), _odd_size(columns)
+    # Scaled to [-1, 1], which is what the weights of all backbones were trained with: slim's and
+    # Keras's ResNet-v2, and deeplab's Xception (deeplab/core/feature_extractor.py).
     net = tf.cast(images, tf.float32) * (2 / 255) - 1
-    net = tf.pad(net, [[0, 0], [0, padded_height - height], [0, padded_width - width], [0, 0]])
+    net = tf.pad(net, [[0, 0], [0, padded_rows - rows], [0, padded_columns - columns], [0, 0]])
+    pooling = {"pool1_padding": pool1_padding} if pool1_padding else {}
     net, end_points = BACKBONES[backbone](
         tf.cast(net, precision), is_training and not freeze_batch_norm, output_stride, multi_grid,
-        scope=backbone, batch_norm_decay=batch_norm_decay, pool1_padding=pool1_padding,
-        sync_batch_norm=sync_batch_norm)
+        scope=backbone, batch_norm_decay=batch_norm_decay, sync_batch_norm=sync_batch_norm,
+        width=width, **pooling)
     net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay,
                                      sync_batch_norm)
     if is_training:
         net = _dropout(net, 1 - keep_prob, dropout_seed, *dropout_part)
+    if decoder:
+        net = end_points["decoder"] = _decoder(
+            net, end_points["low_level"], backbone.startswith("xception"), is_training,
+            batch_norm_decay, sync_batch_norm)
     with tf.variable_scope("logits", reuse=tf.AUTO_REUSE) as scope:
         logits = end_points["logits"] = conv2d(
             tf.cast(net, tf.float32), num_classes, 1, scope, use_bias=True,
             initializer=tf.truncated_normal_initializer(stddev=0.01))
     # Logits are upsampled to the label, never the label downsampled (paper, 4.1).
-    logits = tf.image.resize_bilinear(logits, [padded_height, padded_width], align_corners=True)
-    return logits[:, :height, :width], end_points
+    logits = tf.image.resize_bilinear(logits, [padded_rows, padded_columns], align_corners=True)
+    return logits[:, :rows, :columns], end_points
 
 
 def _dropout(net, rate, seed, number, count):
@@ -74,6 +89,12 @@ def _dropout(net, rate, seed, number, count):
     whole = tf.nn.experimental.stateless_dropout(
         tf.ones([part * count, *net.shape[1:]], net.dtype), rate=rate, seed=seed)
     return net * whole[number * part:(number + 1) * part]
+
+
+def _size_of(images):
+    """[height, width] of a batch, each an int if the graph knows it, else a scalar tensor."""
+    return [known or tf.shape(images)[axis]
+            for axis, known in enumerate(images.shape.as_list()[1:3], start=1)]
 
 
 def _odd_size(size):
@@ -106,3 +127,25 @@ def _aspp(features, output_stride, is_training, decay, sync):
         # Upsampling a single value is repeating it.
         branches.append(tf.broadcast_to(pooled, tf.shape(branches[0])))
         return branch(tf.concat(branches, axis=-1), 1, "concat_projection")
+
+
+def _decoder(features, low_level, separable, is_training, decay, sync):
+    """The decoder of Deeplab-v3+ (arXiv 1802.02611, 3.1): [batch, h, w, 256] -> [batch, H, W, 256].
+
+    low_level: [batch, H, W, any], the backbone's features at stride 4, each over pixel 4 i as those
+    of the pyramid are over output_stride * i, so that align_corners puts them together exactly.
+    separable: depthwise and 1x1 convolutions instead of plain 3x3 ones, as after Xception.
+
+    Order, sizes and scopes are those of refine_by_decoder in tensorflow/models,
+    research/deeplab/model.py, which too has the dropout before the decoder.
+    """
+    convolution = separable_conv2d if separable else conv2d_bn_relu
+    with tf.variable_scope("decoder", reuse=tf.AUTO_REUSE):
+        low_level = conv2d_bn_relu(low_level, LOW_LEVEL_FILTERS, 1, "feature_projection0",
+                                   is_training, decay, sync=sync)
+        net = tf.image.resize_bilinear(tf.cast(features, tf.float32), _size_of(low_level),
+                                       align_corners=True)
+        net = tf.concat([tf.cast(net, low_level.dtype), low_level], axis=-1)
+        for scope in ("decoder_conv0", "decoder_conv1"):
+            net = convolution(net, DECODER_FILTERS, 3, scope, is_training, decay, sync=sync)
+        return net

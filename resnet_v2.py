@@ -4,9 +4,11 @@ Source: tensorflow/models, research/slim/nets/resnet_v2.py and resnet_utils.py. 
 arguments instead of slim's arg_scope.
 """
 
+import functools
+
 import tensorflow.compat.v1 as tf
 
-from utils.layers import batch_norm, conv2d, conv2d_bn_relu, subsample
+from utils.layers import batch_norm, conv2d, conv2d_bn_relu, scaled_filters, subsample
 
 # scope, depth of the 3x3 convolution, units, stride (taken by the block's last unit)
 RESNET_50_BLOCKS = (
@@ -15,13 +17,18 @@ RESNET_50_BLOCKS = (
     ("block3", 256, 6, 2),
     ("block4", 512, 3, 1),
 )
+RESNET_101_BLOCKS = (
+    ("block1", 64, 3, 2),
+    ("block2", 128, 4, 2),
+    ("block3", 256, 23, 2),
+    ("block4", 512, 3, 1),
+)
 EXPANSION = 4
 
 
-def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
-                 scope="resnet_v2_50", batch_norm_decay=0.99, pool1_padding="slim",
-                 sync_batch_norm=False):
-    """ResNet-v2-50 without its classifier.
+def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, blocks, scope,
+              batch_norm_decay=0.99, pool1_padding="slim", sync_batch_norm=False, width=1):
+    """The ResNet-v2 of these `blocks`, without its classifier; its variables are in `scope`.
 
     inputs: float [batch, height, width, bands] in [-1, 1]; its dtype is the one computed in.
     output_stride: 8, 16 or 32; strides beyond it become atrous rates (arXiv 1706.05587, 3.1).
@@ -29,17 +36,18 @@ def resnet_v2_50(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1),
     pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights
         did. The stem has no ReLU before the pool, so the two differ at the border.
     sync_batch_norm: batch statistics are those of all devices' images.
+    width: factor on every layer's filters, rounded to multiples of 8.
 
-    Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048] after
-    postnorm and ReLU, end_points: dict of 'conv1', 'pool1', each unit as 'block1/unit_1', each
-    block as 'block1', and 'postnorm'). Raises ValueError for settings that do not fit.
+    Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048 at
+    width 1] after postnorm and ReLU, end_points: dict of 'conv1', 'pool1', each unit as
+    'block1/unit_1', each block as 'block1', 'postnorm', and 'low_level', what a decoder takes, at
+    stride 4). Raises ValueError for settings that do not fit.
+
+    'low_level' is what the last unit of block1, which has the stride, begins with. A sum of units
+    has no scale of its own in a pre-activation network, so it is taken after that unit's batch norm
+    and ReLU, as the unit itself takes it.
     """
-    return _resnet_v2(inputs, RESNET_50_BLOCKS, is_training, output_stride, multi_grid, scope,
-                      batch_norm_decay, pool1_padding, sync_batch_norm)
-
-
-def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, decay,
-               pool1_padding, sync):
+    decay, sync = batch_norm_decay, sync_batch_norm
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output stride {output_stride} is not 8, 16 or 32")
     if len(multi_grid) != blocks[-1][2]:
@@ -47,7 +55,8 @@ def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, de
                          "one a unit of the last block")
     end_points = {}
     with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
-        net = end_points["conv1"] = conv2d(inputs, 64, 7, "conv1", stride=2, use_bias=True)
+        net = end_points["conv1"] = conv2d(inputs, scaled_filters(64, width), 7, "conv1", stride=2,
+                                           use_bias=True)
         net = end_points["pool1"] = _pool1(net, pool1_padding)
         current_stride, rate = 4, 1
         for block, depth, units, block_stride in blocks:
@@ -58,14 +67,21 @@ def _resnet_v2(inputs, blocks, is_training, output_stride, multi_grid, scope, de
                 stride = unit_stride if current_stride < output_stride else 1
                 name = f"{block}/unit_{unit}"
                 with tf.variable_scope(f"{name}/bottleneck_v2"):
+                    preact = tf.nn.relu(batch_norm(net, is_training, decay, "preact", sync))
                     net = end_points[name] = _bottleneck(
-                        net, depth, stride, rate * grid[unit - 1], is_training, decay, sync)
+                        net, preact, scaled_filters(depth, width), stride, rate * grid[unit - 1],
+                        is_training, decay, sync)
                 current_stride *= stride
                 rate *= unit_stride // stride
             end_points[block] = net
+            end_points.setdefault("low_level", preact)  # the first block's, of its last unit
         net = tf.nn.relu(batch_norm(net, is_training, decay, "postnorm", sync))
         end_points["postnorm"] = net
     return net, end_points
+
+
+resnet_v2_50 = functools.partial(resnet_v2, blocks=RESNET_50_BLOCKS, scope="resnet_v2_50")
+resnet_v2_101 = functools.partial(resnet_v2, blocks=RESNET_101_BLOCKS, scope="resnet_v2_101")
 
 
 def _pool1(net, padding):
@@ -78,9 +94,11 @@ def _pool1(net, padding):
     raise ValueError(f"pool1 padding {padding!r} is neither 'slim' nor 'keras'")
 
 
-def _bottleneck(inputs, depth, stride, rate, is_training, decay, sync):
-    """The pre-activation unit (arXiv 1603.05027, figure 4e); returns `depth` * 4 channels."""
-    preact = tf.nn.relu(batch_norm(inputs, is_training, decay, "preact", sync))
+def _bottleneck(inputs, preact, depth, stride, rate, is_training, decay, sync):
+    """The pre-activation unit (arXiv 1603.05027, figure 4e); returns `depth` * 4 channels.
+
+    preact: `inputs` after batch norm and ReLU.
+    """
     if int(inputs.shape[-1]) == depth * EXPANSION:
         shortcut = subsample(inputs, stride)
     else:

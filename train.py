@@ -87,6 +87,10 @@ def parse_arguments():
     add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
     add("--multi_grid", type=positive, nargs=3, default=(1, 2, 4), metavar="RATE",
         help="factors on the atrous rate of the last block's units")
+    add("--width", type=scale, default=1.0, metavar="FACTOR",
+        help="on the backbone's numbers of filters; .5 for laptops, without pretrained weights")
+    add("--decoder", action="store_true",
+        help="refine edges by features of stride 4: Deeplab-v3+ instead of Deeplab-v3")
     add("--batch_norm_decay", type=probability, default=0.99,
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--precision", choices=("float32", "bfloat16"), default="float32",
@@ -147,7 +151,7 @@ def main():
     check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
     held_out = read_held_out(args, table, training)
     resumes = runs.has_checkpoint(run)
-    origin = None if resumes else pretrained.origin_of(args.pretrained)
+    origin = None if resumes else pretrained.origin_of(args.pretrained, args.backbone)
     settings = run_settings(args, table, crop_size, origin)
     if args.freeze_batch_norm and not (resumes or origin):
         raise ValueError("--freeze_batch_norm: random weights have no statistics to freeze; leave "

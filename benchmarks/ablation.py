@@ -35,10 +35,13 @@ OPTIONS = {
     "inverse_log": "--class_weights inverse_log",
     "hard_pixels": "--hard_pixels 0.25",
     "label_smoothing": "--label_smoothing 0.1",
-    "ema": "--ema 0.99"}
+    "ema": "--ema 0.99",
+    "decoder": "--decoder"}
 # Columns of the table and the curves of train.py whose last points they are.
-SCORES = {"mean-IoU": "held_out/mean_iou", "accuracy": "held_out/accuracy",
-          "validation mean-IoU": "validation/mean_iou"}
+SCORES = {"mean-IoU": "held_out/mean_iou", "boundary F1": "held_out/boundary_f1",
+          "accuracy": "held_out/accuracy", "validation mean-IoU": "validation/mean_iou"}
+# Scores whose differences to the baseline's are shown too, by the columns for these.
+GAINS = {"mean-IoU": "gain", "boundary F1": "F1 gain"}
 
 
 def final_scores(run, step):
@@ -82,15 +85,18 @@ def train(arguments, run, flags, seed):
 
 
 def summary(rows):
-    """A row an option: mean and standard deviation over its seeds, and by how much its mean-IoU is
-    above the baseline's of the same seeds. rows: option, seed and the columns of SCORES."""
+    """A row an option: mean and standard deviation over its seeds, and by how much its mean-IoU and
+    boundary F1 are above the baseline's of the same seeds. rows: option, seed and the columns of
+    SCORES."""
     scores = rows.set_index(["option", "seed"])[list(SCORES)].astype(float)
     if BASELINE in rows["option"].values:
-        baseline = scores.loc[BASELINE, "mean-IoU"]
-        scores.insert(1, "gain", scores["mean-IoU"].sub(baseline, level="seed"))
+        for score, gain in GAINS.items():
+            baseline = scores.loc[BASELINE, score]
+            scores.insert(scores.columns.get_loc(score) + 1, gain,
+                          scores[score].sub(baseline, level="seed"))
     options = scores.groupby("option", sort=False)
     table = options.mean()
-    for column in ("gain", "mean-IoU"):
+    for column in [*GAINS, *GAINS.values()]:
         if column in table:
             table.insert(table.columns.get_loc(column) + 1, f"{column} +-", options[column].std())
     table.insert(0, "seeds", options.size())
@@ -104,7 +110,8 @@ def read_rows(path, planned):
     """
     if not os.path.exists(path):
         return pd.DataFrame(columns=["option", "seed", "flags", *SCORES])
-    rows = pd.read_csv(path)
+    # A table of before a score was added lacks its column.
+    rows = pd.read_csv(path).reindex(columns=["option", "seed", "flags", *SCORES])
     for row in rows.itertuples():
         flags = planned.get((row.option, row.seed), row.flags)
         if flags != row.flags:

@@ -33,13 +33,12 @@ STRIDE = 16
 WAYS = {"splicing": (0, "none"), "averaging": (0.5, "uniform"), "blending": (0.5, "cosine")}
 
 
-def map_grids(image, predict, window, batch_size):
+def map_grids(image, predict, window, batch_size, offsets):
     """For each way a list of (offset, class map uint8): one for every place of its grid.
 
     A map with an offset leaves out so many rows and columns at the top and left.
     """
     maps = {way: [] for way in WAYS}
-    offsets = range(0, window, STRIDE)
     with progress(len(offsets), "grid", "mapping") as bar:
         for offset in offsets:
             part = image[offset:, offset:]
@@ -158,6 +157,8 @@ def main():
     parser.add_argument("--side", type=positive, default=384, help="of the picture's part, pixels")
     parser.add_argument("--picture", default="images/seams.png", metavar="PNG",
                         help="of a part of the first scene")
+    parser.add_argument("--picture_only", action="store_true",
+                        help="draw it from one grid instead of counting over sixteen")
     arguments = parser.parse_args()
     origin = arguments.origin or f"{arguments.dataset}/origin"
     scenes = choose_scenes(find_scenes(origin), arguments.scenes or [arguments.test_scene], origin)
@@ -165,8 +166,12 @@ def main():
     settings = read_settings(run)
     window = settings["tile_size"]
 
-    print(f"windows of {window}, one pass each, {arguments.precision}; class changes at window "
-          "borders")
+    if arguments.picture_only:
+        scenes, offsets = scenes[:1], [0]
+    else:
+        offsets = range(0, window, STRIDE)
+        print(f"windows of {window}, one pass each, {arguments.precision}; class changes at window "
+              "borders")
     counts = {way: [] for way in WAYS}
     with tf.Graph().as_default(), tf.Session() as session:
         [predict] = build_predictors(session, settings["model"], window, arguments.precision,
@@ -175,13 +180,16 @@ def main():
         for scene in scenes:
             image = read_image(scene.image_path)
             print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels")
-            maps = map_grids(image, predict, window, arguments.batch_size)
-            for way, (overlap, _) in WAYS.items():
-                counts[way].append(changes_of_lines(maps[way], window, overlap))
+            maps = map_grids(image, predict, window, arguments.batch_size, offsets)
+            if not arguments.picture_only:
+                for way, (overlap, _) in WAYS.items():
+                    counts[way].append(changes_of_lines(maps[way], window, overlap))
             if scene == scenes[0]:
-                write_picture(arguments.picture, image, maps, window, arguments.side,
+                side = min(arguments.side, *image.shape[:2])
+                write_picture(arguments.picture, image, maps, window, side,
                               ClassTable.from_settings(settings["classes"]))
-    print_excess(counts, window, np.random.default_rng(arguments.seed))
+    if not arguments.picture_only:
+        print_excess(counts, window, np.random.default_rng(arguments.seed))
 
 
 def print_excess(counts, window, rng):

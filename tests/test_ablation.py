@@ -25,7 +25,7 @@ def run_main(monkeypatch, tmp_path):
                 raise ValueError(f"{name}.txt: train.py ended with status 2")
             os.makedirs(os.path.join(arguments.logs, name, "newest"))
             score = (.5 if "--ema" in flags else .4) + seed / 10
-            return {"mean-IoU": score, "accuracy": .9, "validation mean-IoU": .3}
+            return dict.fromkeys(ablation.SCORES, score)
 
         monkeypatch.setattr(ablation, "train", train)
         monkeypatch.setattr(sys, "argv", ["ablation", "--steps", "7", *flags])
@@ -67,8 +67,8 @@ def test_an_unknown_option_is_named(run_main):
 
 def test_the_table_has_means_spreads_and_gains_of_the_same_seeds():
     rows = pd.DataFrame([
-        {"option": option, "seed": seed, "mean-IoU": score, "accuracy": .9,
-         "validation mean-IoU": .3}
+        {"option": option, "seed": seed, "mean-IoU": score, "boundary F1": score / 2,
+         "accuracy": .9, "validation mean-IoU": .3}
         for option, seed, score in (("baseline", 0, .40), ("baseline", 1, .50),
                                     ("baseline", 2, .60), ("ema", 1, .53), ("ema", 2, .65))])
     table = ablation.summary(rows)
@@ -76,6 +76,8 @@ def test_the_table_has_means_spreads_and_gains_of_the_same_seeds():
     assert table["mean-IoU"].tolist() == pytest.approx([.5, .59])
     assert table["mean-IoU +-"].tolist() == pytest.approx([.1, .12 / 2 ** .5])
     assert table["gain"].tolist() == pytest.approx([0, .04])
+    assert table["F1 gain"].tolist() == pytest.approx([0, .02])
+    assert table["boundary F1"].tolist() == pytest.approx([.25, .295])
     assert table.loc["ema", "gain +-"] == pytest.approx(.02 / 2 ** .5)
     assert ablation.summary(rows[rows["option"] == "ema"])["seeds"].tolist() == [2]
 
@@ -93,5 +95,5 @@ def test_scores_are_read_from_the_last_of_several_event_files_of_which_one_was_c
             os.truncate(path, path.stat().st_size - 5)
     assert ablation.final_scores(str(tmp_path), 7) == pytest.approx(
         dict.fromkeys(ablation.SCORES, 7.2))
-    with pytest.raises(ValueError, match="no held_out/accuracy, held_out/mean_iou.* of step 8"):
+    with pytest.raises(ValueError, match="no held_out/accuracy, held_out/bound.* of step 8"):
         ablation.final_scores(str(tmp_path), 8)

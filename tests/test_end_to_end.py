@@ -161,6 +161,8 @@ def test_tensorboard_is_shown_what_was_promised(trained):
             assert all(0 <= value <= 1 for value in values[tag].values())
         assert {tag for tag in values if tag.startswith(f"{group}_iou/")} == {
             f"{group}_iou/{name}" for name in read_classes(str(REPOSITORY / DEFAULT_TABLE)).names}
+    assert set(values["held_out/boundary_f1"]) == evaluated
+    assert all(0 <= value <= 1 for value in values["held_out/boundary_f1"].values())
     pictures = {tag: shown for tag, shown in values.items() if tag.startswith("held_out/row_")}
     assert len(pictures) == 4
     for shown in pictures.values():
@@ -249,8 +251,8 @@ def test_the_scores_of_predict_are_those_of_its_written_map(trained, dataset, lo
 
 
 def test_four_bands_and_a_start_from_that_run_with_other_classes(tmp_path):
-    """GeoTIFFs of four bands of 16 bits through the whole chain; then their weights, batch norm
-    frozen, for seven classes."""
+    """GeoTIFFs of four bands of 16 bits through the whole chain, with the decoder; then their
+    weights, batch norm frozen, for seven classes."""
     for name in ("1", "5"):
         image, label = draw_scene(150, 170, seed=int(name))
         samples = np.concatenate([image, image[..., :1] // 2], axis=-1).astype(np.uint16) * 9
@@ -262,11 +264,13 @@ def test_four_bands_and_a_start_from_that_run_with_other_classes(tmp_path):
     shared = ("--dataset", tmp_path, "--logs", tmp_path / "logs")
     call("preprocess.py", "--dataset", tmp_path, "--tiles", 4, "--tile_size", 64, "--bands",
          4, 3, 2, 1, "--validation_fraction", .2)
-    call("train.py", *shared, "--run", "four", "--steps", 2, *RECIPE)
+    call("train.py", *shared, "--run", "four", "--steps", 2, "--decoder",
+         *RECIPE)
     run = str(tmp_path / "logs" / "four")
     assert runs.read_settings(run)["model"]["bands"] == 4
     weights = tf.train.load_checkpoint(runs.find_checkpoint(run, runs.BEST)[0])
     assert weights.get_tensor("resnet_v2_50/conv1/weights").shape == (7, 7, 4, 64)
+    assert weights.get_tensor("decoder/decoder_conv0/weights").shape == (3, 3, 304, 256)
 
     call("predict.py", *shared, "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0)
     output, _ = call("predict.py", *shared, "--export", tmp_path / "exported")
@@ -283,7 +287,7 @@ def test_four_bands_and_a_start_from_that_run_with_other_classes(tmp_path):
     classes.write_text("id,name,colour\n" + "".join(f"{i},c{i},#0000{i}0\n" for i in range(7)))
     recipe = ("--pretrained", run, *RECIPE[2:])
     output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes,
-                     "--freeze_batch_norm", "--backbone_lr_factor", .1, *recipe)
+                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", *recipe)
     assert "starting anew for another number of classes: logits/weights, logits/biases" in output
     trained = tf.train.load_checkpoint(
         runs.find_checkpoint(str(tmp_path / "logs" / "seven"), runs.BEST)[0])
@@ -301,8 +305,8 @@ def test_four_bands_and_a_start_from_that_run_with_other_classes(tmp_path):
 
 
 def test_three_classes_in_bfloat16_without_validation_or_held_out_scene(tmp_path):
-    """Another class table goes through the whole chain, with all that helps unbalanced data; what
-    is missing is noted, not fatal."""
+    """Another class table goes through the whole chain, with a narrow network, a decoder and all
+    that helps unbalanced data; what is missing is noted, not fatal."""
     classes = tmp_path / "classes.csv"
     classes.write_text("id,name,colour\n0,sea,#0000ff\n1,land,#00ff00\n2,ice,#ffffff\n")
     for name in ("1", "5"):
@@ -316,7 +320,7 @@ def test_three_classes_in_bfloat16_without_validation_or_held_out_scene(tmp_path
     output, errors = call("train.py", *shared, "--logs", tmp_path, "--run", "ice", "--steps", 2,
                           "--precision", "bfloat16", "--ema", .9, "--loss", "dice_cross_entropy",
                           "--class_weights", "inverse_log", "--hard_pixels", .5,
-                          "--label_smoothing", .1, *RECIPE)
+                          "--label_smoothing", .1, "--decoder", "--width", .25, *RECIPE)
     assert errors == "" and "no labelled scene 5; training without watching it" in output
     run = str(tmp_path / "ice")
     assert np.isfinite(list(read_events(run)["loss/dice_cross_entropy"].values())).all()
@@ -325,6 +329,7 @@ def test_three_classes_in_bfloat16_without_validation_or_held_out_scene(tmp_path
         types = reader.get_variable_to_dtype_map()
         assert {kind for name, kind in types.items() if name != "global_step"} == {tf.float32}
         assert reader.get_tensor("logits/weights").shape[-1] == 3
+        assert reader.get_tensor("resnet_v2_50/postnorm/gamma").shape == (512,)
     call("predict.py", "--logs", tmp_path, "--image", tmp_path / "5.png", "--label",
          tmp_path / "5_class.png", "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0)
     scores = pd.read_csv(tmp_path / "out" / "5_scores.csv", index_col="class")

@@ -90,6 +90,17 @@ def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
     assert {v.tag: v.simple_value for v in summary.value} == pytest.approx(values)
 
 
+def test_boundary_f1_is_of_a_whole_map_and_left_out_where_nothing_borders(table):
+    label = np.zeros((20, 30), np.uint8)
+    label[:, 15:] = 1
+    assert evaluation.boundary_values("held_out", label, label, table) == {
+        "held_out/boundary_f1": 1}
+    far = np.roll(label, 7, axis=1)  # its boundaries are 7 columns off, and there is a second one
+    assert evaluation.boundary_values("held_out", label, far, table) == {
+        "held_out/boundary_f1": 0}
+    assert evaluation.boundary_values("held_out", label * 0, label * 0, table) == {}
+
+
 def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
     matrix = np.diag(np.arange(1, 6))
     [value] = evaluation.confusion_summary("held_out", matrix, table).value

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.layers import batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps, subsample
+from utils.layers import (batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps, depthwise_conv2d,
+                          separable_conv2d, subsample)
+from utils.optimisation import weight_decay_loss
 
 
 @pytest.fixture
@@ -180,6 +183,83 @@ def test_conv2d_bn_relu_is_named_as_slim_names_it_and_is_not_negative(session):
     expected = numpy_convolution(session.run(inputs), weights, 1, 1) / np.sqrt(1 + 1e-5)
     assert (expected < 0).any()
     np.testing.assert_allclose(session.run(outputs), np.maximum(expected, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("stride, rate", [(1, 1), (2, 1), (1, 2), (1, 4), (1, 13)])
+@pytest.mark.parametrize("size", [(12, 9), (13, 16)])
+def test_separable_conv2d_is_keras_s_at_every_stride_th_place(stride, rate, size):
+    inputs = np.random.default_rng(7).normal(size=(2, *size, 3)).astype(np.float32)
+    with tf.Graph().as_default(), tf.Session() as session:
+        outputs = separable_conv2d(tf.constant(inputs), 4, 3, "conv", False, 0.9, stride, rate,
+                                   relu=False, epsilon=1e-3)
+        variables = {v.op.name: v for v in tf.global_variables()}
+        session.run(tf.global_variables_initializer())
+        result, values = session.run([outputs, variables])
+    weights = [values["conv_depthwise/depthwise_weights"], values["conv_pointwise/weights"]]
+    layer = tf2.keras.layers.SeparableConv2D(4, 3, padding="same", dilation_rate=rate,
+                                             use_bias=False)
+    layer.build(inputs.shape)
+    layer.set_weights(weights)
+    # Two batch norms of mean 0 and variance 1.
+    expected = layer(inputs).numpy()[:, ::stride, ::stride] / (1 + 1e-3)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_separable_conv2d_normalises_both_halves_and_decays_the_second(session):
+    inputs = tf.constant(np.random.default_rng(8).normal(size=(2, 6, 6, 8)), tf.float32)
+    with_relu, without = (separable_conv2d(inputs, 16, 3, name, True, 0.9, relu=relu)
+                          for name, relu in (("one", True), ("two", False)))
+    names = {v.op.name.partition("/")[2] for v in tf.global_variables() if "one_" in v.op.name}
+    assert names == {"depthwise_weights", "weights"} | {f"BatchNorm/{kind}" for kind in (
+        "beta", "gamma", "moving_mean", "moving_variance")}
+    assert len(tf.global_variables()) == 2 * 10
+    pointwise = [v for v in tf.trainable_variables() if v.op.name.endswith("pointwise/weights")]
+    expected_decay = sum(tf.nn.l2_loss(v) for v in pointwise)
+    session.run(tf.global_variables_initializer())
+    one, two, decay, expected = session.run(
+        [with_relu, without, weight_decay_loss(1.), expected_decay])
+    assert one.min() == 0 and two.min() < -1
+    np.testing.assert_allclose(two.mean((0, 1, 2)), 0, atol=1e-5)
+    assert decay == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 5, 20])
+def test_the_gradient_of_a_depthwise_convolution_is_true_in_bfloat16_too(session, rate):
+    """Against finite differences: oneDNN's own kernels get those of an atrous one wrong."""
+    random = np.random.default_rng(9)
+    values = random.normal(size=(1, 9, 9, 2)).astype(np.float32)
+    upstream = random.normal(size=values.shape).astype(np.float32)
+    inputs = tf.constant(values)
+    gradients = []
+    for dtype in (tf.float32, tf.bfloat16):
+        with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+            outputs = tf.cast(depthwise_conv2d(tf.cast(inputs, dtype), 3, rate=rate), tf.float32)
+        weights, = tf.trainable_variables()
+        gradients.append(tf.gradients(tf.reduce_sum(outputs * upstream), [inputs, weights]))
+    session.run(tf.global_variables_initializer())
+    kernel = session.run(weights)
+    (of_inputs, of_weights), low = session.run(gradients)
+    for column in range(2):  # the loss is linear in each: a difference of any size is exact
+        for row in range(9):
+            step = np.zeros((1, 9, 9, 1), np.float32)
+            step[0, row, 4, 0] = 1
+            full = np.zeros((3, 3, 1, 1), np.float32) + kernel[:, :, column, None]
+            moved = numpy_convolution(step, full, 1, rate)[0, :, :, 0]
+            assert of_inputs[0, row, 4, column] == pytest.approx(
+                (moved * upstream[0, :, :, column]).sum(), abs=1e-4)
+        for tap in np.ndindex(3, 3):
+            one = np.zeros((3, 3, 1, 1), np.float32)
+            one[tap] = 1
+            moved = numpy_convolution(values[..., column:column + 1], one, 1, rate)[0, :, :, 0]
+            assert of_weights[(*tap, column, 0)] == pytest.approx(
+                (moved * upstream[0, :, :, column]).sum(), abs=1e-4)
+    for ours, exact in zip(low, (of_inputs, of_weights)):
+        np.testing.assert_allclose(ours, exact, atol=.03 * np.abs(exact).max())
+
+
+def test_a_depthwise_convolution_of_stride_and_rate_is_refused(session):
+    with pytest.raises(ValueError, match="stride 2 and rate 2; one is 1"):
+        depthwise_conv2d(tf.zeros([1, 8, 8, 2]), 3, stride=2, rate=2)
 
 
 @pytest.mark.parametrize("size", [(4, 5), (5, 4), (1, 1)])

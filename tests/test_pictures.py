@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from utils.classes import ClassTable, colour_map, read_classes
-from utils.pictures import CELL, confusion_picture, overlay, rgb_of, side_by_side
+from utils.pictures import CELL, confusion_picture, legend, overlay, rgb_of, side_by_side
 from utils.scenes import read_image, write_png
 
 TABLE = ClassTable(("ground", "a very long name for a class", "wässer"),
@@ -49,6 +49,14 @@ def test_confusion_picture_shades_each_row_by_its_shares():
     assert (red[2] == 255).all()
 
 
+def test_legend_shows_the_classes_and_what_is_ignored_where_it_is():
+    def colours(labels):
+        return {tuple(colour) for colour in legend(np.array(labels), TABLE, 600).reshape(-1, 3)}
+    classes = set(map(tuple, TABLE.colours))
+    assert colours([0]) > classes and (255, 0, 255) not in colours([0])
+    assert colours([0, 255]) > classes | {(255, 0, 255)}
+
+
 def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, repository):
     image, label = draw_scene(60, 90)
     prediction = np.full_like(label, 4)
@@ -62,9 +70,9 @@ def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, rep
     subprocess.run(command, cwd=repository, check=True)
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     row = read_image(str(out))
-    np.testing.assert_array_equal(row[:, :90], image)
-    np.testing.assert_array_equal(row[:, 94:184], colour_map(label, table))
-    np.testing.assert_array_equal(row[:, 188:278], colour_map(prediction, table))
+    np.testing.assert_array_equal(row[:60, :90], image)
+    np.testing.assert_array_equal(row[:60, 94:184], colour_map(label, table))
+    np.testing.assert_array_equal(row[:60, 188:278], colour_map(prediction, table))
 
     write_png(paths["prediction"], prediction[:-1])
     result = subprocess.run(command, cwd=repository, capture_output=True, text=True)

@@ -4,26 +4,31 @@ benchmarks/slim_parity.py compares it with the real TF-slim network, which needs
 its own.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from resnet_v2 import resnet_v2_50
+from resnet_v2 import resnet_v2_50, resnet_v2_101
+from utils.layers import scaled_filters
 from utils.pretrained import assign_backbone, read_pretrained
 
 UNITS = {"block1": (64, 3), "block2": (128, 4), "block3": (256, 6), "block4": (512, 3)}
 
 
-def slim_variables():
-    """Name -> shape of every variable of slim's resnet_v2_50 without its classifier, by rule."""
+def slim_variables(scope="resnet_v2_50", units_of_block3=6, width=1):
+    """Name -> shape of every variable of slim's network without its classifier, by rule."""
     def norm(scope, depth):
         return {f"{scope}/{kind}": [depth]
                 for kind in ("beta", "gamma", "moving_mean", "moving_variance")}
 
-    shapes = {"conv1/weights": [7, 7, 3, 64], "conv1/biases": [64], **norm("postnorm", 2048)}
-    channels = 64
+    network, channels = scope, int(64 * width)
+    shapes = {"conv1/weights": [7, 7, 3, channels], "conv1/biases": [channels],
+              **norm("postnorm", int(2048 * width))}
     for block, (depth, units) in UNITS.items():
+        depth, units = int(depth * width), units_of_block3 if block == "block3" else units
         for unit in range(1, units + 1):
             scope = f"{block}/unit_{unit}/bottleneck_v2"
             shapes |= norm(f"{scope}/preact", channels)
@@ -37,7 +42,7 @@ def slim_variables():
             shapes |= norm(f"{scope}/conv1/BatchNorm", depth)
             shapes |= norm(f"{scope}/conv2/BatchNorm", depth)
             channels = 4 * depth
-    return {f"resnet_v2_50/{name}": shape for name, shape in shapes.items()}
+    return {f"{network}/{name}": shape for name, shape in shapes.items()}
 
 
 def random_weights(shapes, seed=0):
@@ -131,6 +136,26 @@ def test_variables_are_named_and_shaped_as_slims():
     assert shapes["resnet_v2_50/block3/unit_6/bottleneck_v2/conv2/weights"] == [3, 3, 256, 256]
     assert shapes["resnet_v2_50/postnorm/moving_mean"] == [2048]
     assert len(shapes) == 270
+
+
+@pytest.mark.parametrize("network, shapes, parameters", [
+    # As many as keras.applications.ResNet101V2(include_top=False) has.
+    (resnet_v2_101, slim_variables("resnet_v2_101", 23), 42_626_560),
+    (functools.partial(resnet_v2_50, width=.5), slim_variables(width=.5), None)])
+def test_deeper_and_narrower_networks(network, shapes, parameters):
+    with tf.Graph().as_default():
+        features, _ = network(tf.zeros([1, 33, 33, 3]), False)
+        ours = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
+    assert ours == shapes
+    assert parameters in (None, sum(map(np.prod, ours.values())))
+    assert features.shape[-1:] == next(
+        shape for name, shape in shapes.items() if name.endswith("postnorm/gamma"))
+
+
+@pytest.mark.parametrize("width, filters", [(.3, [16, 40, 80, 152]), (.1, [8, 16, 24, 48]),
+                                            (1.5, [96, 192, 384, 768])])
+def test_a_width_gives_multiples_of_8(width, filters):
+    assert [scaled_filters(depth, width) for depth, _ in UNITS.values()] == filters
 
 
 def test_equals_keras_with_weights_from_its_file(tmp_path, network):

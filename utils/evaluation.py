@@ -8,7 +8,8 @@ import tensorflow.compat.v1 as tf
 
 from utils import runs
 from utils.classes import colour_map
-from utils.metrics import accuracy, confusion_matrix, intersection_over_union, mean_iou
+from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
+                           mean_iou)
 from utils.pictures import confusion_picture, rgb_of, side_by_side
 from utils.scenes import encode_png
 from utils.sliding_window import predict_bands
@@ -36,11 +37,13 @@ def write_evaluation(session, model, writer, step, table, validation, held_out, 
         prediction = map_scene(predict, image, tile_size, batch_size)
         matrix = confusion_matrix(label, prediction, len(table))
         values.update(score_values("held_out", matrix, table))
+        values.update(boundary_values("held_out", label, prediction, table))
         writer.add_summary(confusion_summary("held_out", matrix, table), step)
         writer.add_summary(picture_summary(image, label, prediction, table, tile_size), step)
     writer.add_summary(scalar_summary(values), step)
-    print(f"step {step}: " + ", ".join(f"{tag} {value:.4f}" for tag, value in values.items()
-                                       if tag.endswith(("/mean_iou", "/accuracy"))), flush=True)
+    print(f"step {step}: " + ", ".join(
+        f"{tag} {value:.4f}" for tag, value in values.items()
+        if tag.endswith(("/mean_iou", "/accuracy", "/boundary_f1"))), flush=True)
     return {"mean_iou": values.get("validation/mean_iou"),
             "held_out_mean_iou": values.get("held_out/mean_iou")}
 
@@ -98,6 +101,14 @@ def score_values(group, matrix, table):
     for name, value in zip(table.names, intersection_over_union(matrix)):
         values[f"{group}_iou/{name}"] = value
     return {tag: float(value) for tag, value in values.items() if np.isfinite(value)}
+
+
+def boundary_values(group, label, prediction, table):
+    """The boundary F1 of a whole map as {tag: value}; {} where no class has a boundary."""
+    boundary_f1 = BoundaryF1(len(table))
+    boundary_f1.add(label, prediction)
+    score = boundary_f1.score()
+    return {f"{group}/boundary_f1": score} if np.isfinite(score) else {}
 
 
 def scalar_summary(values):

@@ -78,7 +78,35 @@ def conv2d_by_taps(inputs, weights, rate):
     return tf.cast(tf.add_n(taps), inputs.dtype)
 
 
-def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False):
+def depthwise_conv2d(inputs, kernel_size, stride=1, rate=1):
+    """A kernel of its own for each channel, padded as conv2d; one of `stride` and `rate` is 1.
+
+    inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
+    channels] of the same dtype. Variable: depthwise_weights [kernel, kernel, channels, 1], which
+    weight decay leaves alone, as deeplab's regularize_depthwise=False does (deeplab/model.py).
+    Raises ValueError where both stride and rate are above 1.
+    """
+    if stride > 1 and rate > 1:
+        raise ValueError(f"a depthwise convolution of stride {stride} and rate {rate}; one is 1")
+    # A fan-in of all channels, as the usual initialisers take it, would be far too great here.
+    weights = tf.get_variable("depthwise_weights", [kernel_size, kernel_size, inputs.shape[-1], 1],
+                              initializer=tf.truncated_normal_initializer(stddev=0.33))
+    weights = tf.cast(weights, inputs.dtype)
+    height, width = inputs.shape.as_list()[1:3]
+    if height and width and stride == 1 and rate >= max(height, width):
+        # Only the centre tap falls inside so small an input, see conv2d.
+        return inputs * weights[kernel_size // 2, kernel_size // 2, :, 0]
+    padding = "SAME"
+    if stride > 1:
+        before, after = (kernel_size - 1) // 2, kernel_size // 2
+        inputs = tf.pad(inputs, [[0, 0], [before, after], [before, after], [0, 0]])
+        padding = "VALID"
+    return tf.nn.depthwise_conv2d(inputs, weights, [1, stride, stride, 1], padding,
+                                  dilations=[rate, rate])
+
+
+def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False,
+               epsilon=BATCH_NORM_EPSILON):
     """Batch normalisation over all but the channels; statistics are float32 in any precision.
 
     With `is_training` (a Python bool) the batch's own statistics are used, and the updates of
@@ -99,19 +127,19 @@ def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False):
             aggregation=tf.VariableAggregation.MEAN)
         if not is_training:
             return tf.nn.fused_batch_norm(inputs, gamma, beta, moving_mean, moving_variance,
-                                          epsilon=BATCH_NORM_EPSILON, is_training=False)[0]
+                                          epsilon=epsilon, is_training=False)[0]
         if sync and device_number()[1] > 1:
-            outputs, mean, variance = _synchronised(inputs, gamma, beta)
+            outputs, mean, variance = _synchronised(inputs, gamma, beta, epsilon)
         else:
             outputs, mean, variance = tf.nn.fused_batch_norm(
-                inputs, gamma, beta, epsilon=BATCH_NORM_EPSILON, is_training=True)
+                inputs, gamma, beta, epsilon=epsilon, is_training=True)
         for moving, value in ((moving_mean, mean), (moving_variance, variance)):
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
                                  tf.assign_sub(moving, (1 - decay) * (moving - value)))
         return outputs
 
 
-def _synchronised(inputs, gamma, beta):
+def _synchronised(inputs, gamma, beta, epsilon):
     """fused_batch_norm(is_training=True) with the statistics of all devices' parts of the batch.
 
     One all-reduce of each channel's mean and mean of squares, as Keras's SyncBatchNormalization.
@@ -122,18 +150,42 @@ def _synchronised(inputs, gamma, beta):
     sums = tf.stack([tf.reduce_mean(net, axes), tf.reduce_mean(tf.square(net), axes)])
     mean, square = tf.unstack(total(sums) / count)
     variance = tf.maximum(square - tf.square(mean), 0.)
-    outputs = tf.nn.batch_normalization(net, mean, variance, beta, gamma, BATCH_NORM_EPSILON)
+    outputs = tf.nn.batch_normalization(net, mean, variance, beta, gamma, epsilon)
     # The moving variance is of the unbiased one, as the fused kernel's.
     number = tf.cast(tf.size(net) // net.shape[-1] * count, tf.float32)
     return tf.cast(outputs, inputs.dtype), mean, variance * number / tf.maximum(number - 1, 1)
 
 
 def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
-                   by_taps=False, sync=False):
+                   by_taps=False, sync=False, epsilon=BATCH_NORM_EPSILON):
     """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does."""
     with tf.variable_scope(scope) as variable_scope:
         net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate, by_taps=by_taps)
-        return tf.nn.relu(batch_norm(net, is_training, decay, sync=sync))
+        return tf.nn.relu(batch_norm(net, is_training, decay, sync=sync, epsilon=epsilon))
+
+
+def separable_conv2d(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
+                     relu=True, sync=False, epsilon=BATCH_NORM_EPSILON):
+    """A depthwise convolution, then a 1x1 of all channels; batch norm and ReLU after each.
+
+    relu: False leaves out both ReLUs (a unit of Xception has one before instead). Scopes, as in
+    tensorflow/models, research/deeplab: `scope`_depthwise and `scope`_pointwise.
+    inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
+    filters] of the same dtype. One of `stride` and `rate` is 1.
+    """
+    def normalise(net):
+        net = batch_norm(net, is_training, decay, sync=sync, epsilon=epsilon)
+        return tf.nn.relu(net) if relu else net
+
+    with tf.variable_scope(f"{scope}_depthwise"):
+        net = normalise(depthwise_conv2d(inputs, kernel_size, stride, rate))
+    with tf.variable_scope(f"{scope}_pointwise") as pointwise:
+        return normalise(conv2d(net, filters, 1, pointwise))
+
+
+def scaled_filters(filters, width):
+    """`filters` times `width`, as the nearest multiple of 8, at least 8."""
+    return filters if width == 1 else max(8, round(filters * width / 8) * 8)
 
 
 def subsample(inputs, stride):

@@ -8,12 +8,13 @@ import argparse
 import cv2
 import numpy as np
 
-from utils.classes import DEFAULT_TABLE, IGNORE, colour_map, read_classes
+from utils.classes import DEFAULT_TABLE, IGNORE, IGNORE_COLOUR, colour_map, read_classes
 from utils.command_line import positive, run_script
 from utils.scenes import read_image, read_label, write_png
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 CELL = 88
+LEGEND = 32
 TEXT_COLOUR = (40, 40, 40)
 
 
@@ -48,8 +49,7 @@ def confusion_picture(matrix, table):
     of the label's pixels of that class it holds in per cent, and is the bluer the more.
     """
     classes = len(table)
-    # OpenCV's fonts know ASCII only.
-    names = [name.encode("ascii", "replace").decode() for name in table.names]
+    names = list(map(_ascii, table.names))
     left = max(_text_width(name) for name in names) + 40
     top, side = 70, classes * CELL
     height, width = top + side + 16, left + side + 16
@@ -89,15 +89,42 @@ def _shorten(name):
     return name
 
 
+def _ascii(name):
+    """OpenCV's fonts know ASCII only."""
+    return name.encode("ascii", "replace").decode()
+
+
+def legend(labels, table, width):
+    """The classes' colours and names in a row, RGB uint8 [LEGEND, width, 3]; cut where too long.
+
+    labels: ids uint8, of any shape. Where 255 is among them, its colour is named too.
+    """
+    entries = list(zip(map(_ascii, table.names), table.colours.tolist()))
+    if (labels == IGNORE).any():
+        entries.append(("not labelled", IGNORE_COLOUR))
+    # Drawn three times as large and reduced: small letters of OpenCV's fonts are ragged.
+    picture = np.full((3 * LEGEND, 3 * width, 3), 255, np.uint8)
+    left, middle = 0, 3 * LEGEND // 2 + 6
+    for name, colour in entries:
+        corners = (left + 3, middle - 24), (left + 75, middle + 24)
+        cv2.rectangle(picture, *corners, colour, cv2.FILLED)
+        cv2.rectangle(picture, *corners, TEXT_COLOUR, 3)
+        cv2.putText(picture, name, (left + 96, middle + 18), FONT, 1.6, TEXT_COLOUR, 4, cv2.LINE_AA)
+        left += 96 + cv2.getTextSize(name, FONT, 1.6, 4)[0][0] + 72
+    return cv2.resize(picture, (width, LEGEND), interpolation=cv2.INTER_AREA)
+
+
 def strip(image, label, prediction, table, height):
-    """Scene | label | map | map over the scene, scaled to `height` pixels: RGB uint8.
+    """Scene | label | map | map over the scene, of `height` pixels, above a legend: RGB uint8.
 
     image: RGB uint8 [h, w, 3]. label, prediction: ids uint8 [h, w].
     """
     size = round(image.shape[1] * height / image.shape[0]), height
-    return side_by_side([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (
+    row = side_by_side([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (
         image, colour_map(label, table), colour_map(prediction, table),
         overlay(image, prediction, table))])
+    both = np.stack([label, prediction])
+    return np.concatenate([row, legend(both, table, row.shape[1])])
 
 
 def main():

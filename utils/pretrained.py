@@ -9,11 +9,20 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils import runs
+from utils import download, runs
 
 SLIM, KERAS = "slim", "keras"
 EXPECTED = ("--pretrained is none, imagenet, a Keras ResNet50V2 .h5, the prefix of a TF-slim "
             "checkpoint (resnet_v2_50.ckpt), or the folder of a run of train.py")
+# The backbones that Keras has too; their pool1 pads as the origin of the weights.
+KERAS_MODELS = {"resnet_v2_50": "ResNet50V2", "resnet_v2_101": "ResNet101V2"}
+# ImageNet checkpoints of deeplab's model zoo (research/deeplab/g3doc/model_zoo.md), and their
+# SHA-256; None where none is published and none was known here: see `download`.
+MODEL_ZOO = {"xception_65": (
+    "https://download.tensorflow.org/models/deeplabv3_xception_2018_01_04.tar.gz", None)}
+AVERAGE = "/ExponentialMovingAverage"
+# Of an optimizer and an average; a zoo's checkpoint has three times as many of them as weights.
+SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", AVERAGE)
 # Names of variables that an error spells out; the rest are counted.
 NAMES_SHOWN = 3
 # Keras numbers a stage's units from 1 as slim does, and its stages from 2: conv1 is the stem.
@@ -25,16 +34,18 @@ KERAS_LAYERS = {
 KERAS_WEIGHTS = {"kernel": "weights", "bias": "biases"}
 
 
-def origin_of(pretrained):
+def origin_of(pretrained, backbone="resnet_v2_50"):
     """'slim' or 'keras', the origin of the weights that `--pretrained` names, or None for none.
 
-    pool1 pads as the origin does (resnet_v2.py), so the graph depends on it; a run's pads as that
-    run did. Raises FileNotFoundError where a path leads nowhere.
+    A ResNet's pool1 pads as the origin does (resnet_v2.py), so the graph depends on it; a run's
+    pads as that run did. Raises FileNotFoundError where a path leads nowhere.
     """
     if pretrained == "none":
         return None
     if runs.is_run(pretrained):
         return runs.read_settings(pretrained)["model"].get("pool1_padding") or SLIM
+    if pretrained == "imagenet" and backbone in MODEL_ZOO:
+        return SLIM
     if pretrained == "imagenet" or pretrained.endswith((".h5", ".hdf5", ".keras")):
         if pretrained != "imagenet" and not os.path.isfile(pretrained):
             raise FileNotFoundError(f"{pretrained}: no such file; {EXPECTED}")
@@ -49,17 +60,23 @@ def origin_of(pretrained):
 def read_pretrained(pretrained, model=None):
     """The weights as a dict from our variable names (resnet_v2_50/...) to float32 arrays.
 
-    pretrained: 'imagenet' or a path, see `origin_of`. model: settings of deeplab_v3, where a run's
-    are to be compared with them. To be called outside of a graph, since Keras builds its own model
-    to read its files. Raises OSError, ValueError naming the source.
+    pretrained: 'imagenet' or a path, see `origin_of`. model: settings of deeplab_v3, for their
+    backbone (resnet_v2_50 without them) and to compare a run's with them. To be called outside of a
+    graph, since Keras builds its own model to read its files. Raises OSError, ValueError naming the
+    source.
     """
+    backbone = (model or {}).get("backbone", "resnet_v2_50")
     if runs.is_run(pretrained):
         checkpoint = _best_or_newest(pretrained)
         _check_same_model(pretrained, model)
         return _read_checkpoint(checkpoint)
-    if origin_of(pretrained) == KERAS:
-        return _from_keras(_keras_model(pretrained))
-    weights = _read_checkpoint(pretrained)
+    if model and model.get("width", 1) != 1:
+        raise ValueError(f"--width {model['width']:g}: {pretrained} has weights of width 1 only; "
+                         "use --pretrained none, or the folder of a run of this width")
+    if origin_of(pretrained, backbone) == KERAS:
+        return _from_keras(_keras_model(pretrained, backbone), backbone)
+    weights = _without_slots(_read_checkpoint(
+        _model_zoo(backbone) if pretrained == "imagenet" else pretrained))
     if "aspp0/weights" in weights:
         raise ValueError(f"{pretrained}: a checkpoint of train.py's own; give its run's folder, "
                          f"where {runs.SETTINGS} is")
@@ -78,7 +95,7 @@ def assign_weights(session, weights, backbone, source):
                 + (f"; starting anew for another number of classes: {', '.join(anew)}"
                    if anew else ""))
     left_out = assign_backbone(session, weights, backbone, source)
-    return f"backbone from {source}; not used: {', '.join(left_out) or 'nothing'}"
+    return f"backbone from {source}; not used: {_shortened(left_out) or 'nothing'}"
 
 
 def assign_backbone(session, weights, backbone, source):
@@ -90,7 +107,8 @@ def assign_backbone(session, weights, backbone, source):
     Returns the names of those left out.
     """
     variables = [v for v in runs.model_variables() if v.op.name.startswith(backbone + "/")]
-    first = next(v for v in variables if v.op.name == f"{backbone}/conv1/weights")
+    # A network's first layer is the first that it makes, whatever its name.
+    first = next(v for v in variables if v.op.name.endswith("/weights"))
     kernel = weights.get(first.op.name, np.empty(0))
     if kernel.ndim == 4 and kernel.shape[2] == 3:
         weights = weights | {first.op.name: adapt_kernel(kernel, first.shape.as_list()[2])}
@@ -131,15 +149,41 @@ def _assign(session, weights, variables, source, what):
         there = sorted({name.split("/")[0] for name in weights})[:NAMES_SHOWN]
         raise ValueError(
             f"{source}: not {what}: {len(wrong)} of {len(variables)} variables are missing or of "
-            f"another shape: {', '.join(wrong[:NAMES_SHOWN])}"
-            + (f" and {len(wrong) - NAMES_SHOWN} more" if len(wrong) > NAMES_SHOWN else "")
-            + f"; the file has {', '.join(there) or 'nothing'}")
+            f"another shape: {_shortened(wrong)}; the file has {', '.join(there) or 'nothing'}")
     # The initialisers, fed with other values: one run, where Variable.load takes one a variable.
     # Of several devices each has a copy of its own.
     copies = [(copy, weights[v.op.name]) for v in variables
               for copy in tf.distribute.get_strategy().experimental_local_results(v)]
     session.run([copy.initializer for copy, _ in copies],
                 {copy.initializer.inputs[1]: value for copy, value in copies})
+
+
+def _shortened(names):
+    """The first few of `names`, and how many there are besides."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _without_slots(weights):
+    """Without what an optimizer added; a moving average stands in for weights that are not there.
+
+    A checkpoint for evaluation may hold only the averages (tf.train.ExponentialMovingAverage).
+    """
+    averages = {name.removesuffix(AVERAGE): value for name, value in weights.items()
+                if name.endswith(AVERAGE)}
+    return averages | {name: value for name, value in weights.items() if not name.endswith(SLOTS)}
+
+
+def _model_zoo(backbone):
+    """Path prefix of the ImageNet checkpoint of `backbone`, kept where Keras keeps its own."""
+    url, sha256 = MODEL_ZOO[backbone]
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    folder = os.path.join(home, "models", f"{backbone}_imagenet")
+    try:
+        return download.fetch_checkpoint(url, folder, sha256)
+    except OSError as error:
+        raise OSError(f"imagenet: {error}; or fetch and unpack it where there is a network and "
+                      "pass the path of its model.ckpt, or use --pretrained none") from error
 
 
 def _best_or_newest(run):
@@ -155,7 +199,8 @@ def _check_same_model(run, model):
     """Raises ValueError naming the settings for which the run's variables would not fit."""
     before = runs.read_settings(run)["model"]
     changed = [f"{name} was {before.get(name, default)}, is {model.get(name, default)}"
-               for name, default in (("backbone", None), ("bands", 3))
+               for name, default in (("backbone", None), ("bands", 3), ("decoder", False),
+                                     ("width", 1))
                if model and before.get(name, default) != model.get(name, default)]
     if changed:
         raise ValueError(f"{run}: its weights do not fit: {'; '.join(changed)}; only the number of "
@@ -171,9 +216,13 @@ def _read_checkpoint(path):
                          "fetch it again") from error
 
 
-def _keras_model(pretrained):
-    """Keras's own ResNet50V2 with the weights, whichever of Keras's file formats they are in."""
-    build = tf2.keras.applications.ResNet50V2
+def _keras_model(pretrained, backbone):
+    """Keras's own model with the weights, whichever of Keras's file formats they are in."""
+    if backbone not in KERAS_MODELS:
+        raise ValueError(f"{pretrained}: a file of Keras's, which has no {backbone}; give the "
+                         "prefix of a TF-slim checkpoint, imagenet or none")
+    name = KERAS_MODELS[backbone]
+    build = getattr(tf2.keras.applications, name)
     if pretrained == "imagenet":
         try:
             return build(weights="imagenet", include_top=False)
@@ -193,17 +242,17 @@ def _keras_model(pretrained):
         except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
             reason = str(error).strip().splitlines()[0].split(" Example error message")[0]
             errors.append(reason[:200])
-    raise ValueError(f"{pretrained}: not the weights of Keras's ResNet50V2 ({errors[0]})")
+    raise ValueError(f"{pretrained}: not the weights of Keras's {name} ({errors[0]})")
 
 
-def _from_keras(model):
+def _from_keras(model, backbone):
     """Keras's layers -> a dict from our variable names to float32 arrays."""
     weights = {}
     for layer in model.layers:
         scope = _our_scope(layer.name)
         for variable in layer.weights if scope else []:
             kind = variable.name.split("/")[-1].split(":")[0]
-            name = f"resnet_v2_50/{scope}/{KERAS_WEIGHTS.get(kind, kind)}"
+            name = f"{backbone}/{scope}/{KERAS_WEIGHTS.get(kind, kind)}"
             weights[name] = np.asarray(variable, np.float32)
     return weights
 

@@ -10,7 +10,9 @@ def run_settings(args, table, tile_size, origin):
     noted = read_bands(args.dataset)
     model = {"num_classes": len(table), "backbone": args.backbone,
              "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
-             "pool1_padding": origin or pretrained.SLIM}
+             "decoder": args.decoder, "width": args.width}
+    if args.backbone in pretrained.KERAS_MODELS:
+        model["pool1_padding"] = origin or pretrained.SLIM
     if len(noted.get("bands", RGB)) != len(RGB):
         model["bands"] = len(noted["bands"])
     recipe = {name: getattr(args, name) for name in (
@@ -27,7 +29,9 @@ def run_settings(args, table, tile_size, origin):
 def keep_start(run, settings):
     """A resumed run's weights come from where they came from, whatever --pretrained says now."""
     before = runs.read_settings(run)
-    settings["model"]["pool1_padding"] = before["model"].get("pool1_padding")
+    settings["model"].pop("pool1_padding", None)
+    if "pool1_padding" in before["model"]:
+        settings["model"]["pool1_padding"] = before["model"]["pool1_padding"]
     settings["training"]["pretrained"] = before.get("training", {}).get("pretrained")
 
 

@@ -1,0 +1,195 @@
+"""What each network costs: parameters, operations, images per second, memory.
+
+Run as: python -m benchmarks.cost_table --out cost_table.csv
+
+For every backbone, output stride 16 and 8, with and without the decoder:
+
+parameters  all that is trained, for 5 classes
+GFLOP       of the convolutions for one 256x256 tile, by TensorFlow's profiler; a multiplication
+            and an addition are two. Atrous taps that fall on padding only are left out, as they
+            are when the network runs (utils/layers.py)
+training    images/s of a whole step, forward, backward and Adam, on one batch kept in memory
+inference   images/s from uint8 windows to probabilities
+memory      the most that a process held that trained a few steps, TensorFlow's own included
+
+Each is measured in a process of its own. A round takes all of them in turn, so that what else the
+machine does falls on all alike; the table shows medians of the rounds. A row is added to --out as
+each process ends, and those that are there already are not run again: stopped or killed, the same
+command goes on.
+"""
+
+import utils.quiet  # noqa: F401  (before TensorFlow)
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import tensorflow.compat.v1 as tf
+
+from deeplab_v3 import BACKBONES, deeplab_v3
+from utils.command_line import leave_on_signals, positive, run_script
+from utils.files import write_text
+from utils.losses import segmentation_loss
+from utils.optimisation import repeatable_config, train_op, weight_decay_loss
+
+TILE, CLASSES, WARM_UP = 256, 5, 2
+# (backbone, width)
+NETWORKS = [*((backbone, 1.0) for backbone in BACKBONES), ("resnet_v2_50", 0.5)]
+MODEL = ["backbone", "width", "output_stride", "decoder"]
+SETTINGS = [*MODEL, "precision", "batch_size", "steps"]
+MEASURES = ["parameters", "operations", "training", "inference", "memory"]
+
+
+def count_operations(graph):
+    """Floating-point operations of all convolutions in a graph of static shapes."""
+    counted = tf.profiler.ProfileOptionBuilder.float_operation()
+    # By type: initial values, which the graph also computes, are no cost of a tile.
+    counted.update(output="none", account_type_regexes=["Conv2D", "DepthwiseConv2dNative"])
+    return tf.profiler.profile(graph, cmd="op", options=counted).total_float_ops
+
+
+def size_of(model):
+    """{"parameters", "operations" for one tile} of deeplab_v3 with these settings."""
+    with tf.Graph().as_default() as graph:
+        deeplab_v3(tf.zeros([1, TILE, TILE, 3], tf.uint8), CLASSES, False, **model)
+        return {"parameters": sum(v.shape.num_elements() for v in tf.trainable_variables()),
+                "operations": count_operations(graph)}
+
+
+def images_per_second(run, settings):
+    """Of `run()`, which takes one batch."""
+    for _ in range(WARM_UP):
+        run()
+    started = time.perf_counter()
+    for _ in range(settings["steps"]):
+        run()
+    return settings["steps"] * settings["batch_size"] / (time.perf_counter() - started)
+
+
+def training_speed(model, settings):
+    random, shape = np.random.default_rng(0), (settings["batch_size"], TILE, TILE)
+    with tf.Graph().as_default(), tf.Session(config=repeatable_config()) as session:
+        logits, _ = deeplab_v3(
+            tf.constant(random.integers(0, 256, (*shape, 3), np.uint8)), CLASSES, True,
+            precision=settings["precision"], **model)
+        loss = segmentation_loss(logits, random.integers(0, CLASSES, shape, np.uint8))
+        update = train_op(loss + weight_decay_loss(1e-4), "adam", 1e-6, 0.9,
+                          tf.train.get_or_create_global_step())
+        session.run(tf.global_variables_initializer())
+        return images_per_second(lambda: session.run([loss, update]), settings)
+
+
+def inference_speed(model, settings):
+    windows = np.random.default_rng(0).integers(
+        0, 256, (settings["batch_size"], TILE, TILE, 3), np.uint8)
+    with tf.Graph().as_default(), tf.Session() as session:
+        images = tf.placeholder(tf.uint8, [None, TILE, TILE, 3])
+        probabilities = tf.nn.softmax(deeplab_v3(
+            images, CLASSES, False, precision=settings["precision"], **model)[0])
+        session.run(tf.global_variables_initializer())
+        return images_per_second(lambda: session.run(probabilities, {images: windows}), settings)
+
+
+def measure(settings):
+    """{measure: value} of MEASURES, in this process; memory in bytes."""
+    model = {name: settings[name] for name in MODEL}
+    training = training_speed(model, settings)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return size_of(model) | {"training": training, "memory": memory,
+                             "inference": inference_speed(model, settings)}
+
+
+def measure_alone(settings):
+    """`measure` in a process of its own; ValueError where that fails, of too little memory say."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.cost_table", "--measure",
+                           json.dumps(settings)], text=True, capture_output=True)
+    if done.returncode:
+        last = "".join(done.stderr.strip().splitlines()[-1:])
+        raise ValueError(f"{describe(settings)}: ended with status {done.returncode}: {last}")
+    return json.loads(done.stdout)
+
+
+def describe(settings):
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def read_rows(path):
+    """The rows that earlier calls have measured; an empty table where `path` is not there."""
+    columns = [*SETTINGS, "round", *MEASURES]
+    rows = pd.read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=columns)
+    missing = set(columns) - set(rows)
+    if missing:
+        raise ValueError(f"{path}: no table of this script (no column {min(missing)}); choose "
+                         "another --out")
+    return rows
+
+
+def markdown(rows, planned):
+    """The table for README.md: medians over the rounds of the `planned` settings, in their order.
+
+    Those that were not measured yet are left out.
+    """
+    medians = rows.groupby(SETTINGS)[MEASURES].median()
+    lines = ["| backbone | output stride | decoder | parameters, M | GFLOP a tile | training, "
+             "images/s | inference, images/s | memory, GB |", "|---" * 3 + "|---:" * 5 + "|"]
+    for settings in planned:
+        key = tuple(settings.values())
+        if key in medians.index:
+            cost = medians.loc[key]
+            width = "" if settings["width"] == 1 else f" `--width {settings['width']:g}`"
+            lines.append(
+                f"| {settings['backbone']}{width} | {settings['output_stride']} | "
+                f"{'yes' if settings['decoder'] else 'no'} | {cost['parameters'] / 1e6:.1f} | "
+                f"{cost['operations'] / 1e9:.1f} | {cost['training']:.2f} | "
+                f"{cost['inference']:.2f} | {cost['memory'] / 1e9:.2f} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--out", default="cost_table.csv", metavar="FILE", help="table of what was measured")
+    add("--backbones", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
+    add("--precision", choices=("float32", "bfloat16"), default="float32")
+    add("--batch_size", type=positive, default=8, help="tiles of 256x256 pixels")
+    add("--steps", type=positive, default=5, help="timed in each process, of either kind")
+    add("--rounds", type=positive, default=3)
+    add("--measure", help=argparse.SUPPRESS)  # the settings that this process is to measure
+    arguments = parser.parse_args()
+    leave_on_signals()
+    if arguments.measure:
+        print(json.dumps(measure(json.loads(arguments.measure))))
+        return
+    planned = [dict(zip(SETTINGS, (backbone, width, stride, decoder, arguments.precision,
+                                   arguments.batch_size, arguments.steps)))
+               for backbone, width in NETWORKS if backbone in arguments.backbones
+               for stride in (16, 8) for decoder in (False, True)]
+    rows, failed = read_rows(arguments.out), []
+    measured = set(rows[[*SETTINGS, "round"]].itertuples(index=False, name=None))
+    for number in range(arguments.rounds):
+        for settings in planned:
+            if (*settings.values(), number) in measured:
+                continue
+            print(f"round {number}: {describe(settings)}", flush=True)
+            try:
+                cost = measure_alone(settings)
+            except ValueError as error:
+                failed.append(str(error))
+                continue
+            row = pd.DataFrame([settings | {"round": number} | cost])
+            rows = pd.concat([rows, row]) if len(rows) else row
+            write_text(arguments.out, rows.to_csv(index=False, lineterminator="\n"))
+    print(markdown(rows, planned))
+    if failed:
+        raise ValueError("; ".join(failed))
+
+
+if __name__ == "__main__":
+    run_script(main)
