@@ -52,7 +52,8 @@ TRAIN = (f"--test_scene 5 --seed 0 --steps {STEPS} --batch_size {BATCH} --optimi
          "--learning_rate 2e-4 --schedule step --weight_decay 5e-4 --loss cross_entropy "
          "--class_weights none --hard_pixels 1 --label_smoothing 0 --ema 0 --backbone_lr_factor 1 "
          "--backbone resnet_v2_50 --width 1 --output_stride 16 --multi_grid 1 2 4 "
-         f"--batch_norm_decay 0.99 --test_display {INTERVAL} --save_every {INTERVAL} --summary_every 20")
+         f"--batch_norm_decay 0.99 --test_display {INTERVAL} --save_every {INTERVAL} "
+         "--summary_every 20")
 PREDICT = (f"--checkpoint best --window {TILE} --overlap {OVERLAP} --blend cosine --batch_size 4 "
            "--rotations 4 --scales 1")
 
