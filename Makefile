@@ -1,5 +1,5 @@
-# make demo: everything once, on synthetic scenes. make test: the tests. make images: what README.md
-# shows. All build .venv first.
+# make demo: everything once, on synthetic scenes. make ccf: the original's protocol on its scenes.
+# make test: the tests. make images: what README.md shows. All build .venv first.
 
 # The newest Python that TensorFlow 2.21 has wheels for; or say PYTHON=/path/to/python.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
@@ -18,11 +18,13 @@ TRAINED ?= logs/dubai
 MAPS := predictions/images
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test images clean
+.PHONY: help demo ccf test images clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   draw synthetic scenes, cut tiles, train, map the held-out scene, score it"
+	@echo "make ccf    check the five CCF scenes, say what the original's protocol takes, run it"
+	@echo "            (make ccf ARGS=--trial_only: only say it)"
 	@echo "make test   run all tests"
 	@echo "make images draw the pictures of README.md again"
 	@echo "make clean  remove .venv and what make demo made"
@@ -45,6 +47,9 @@ demo: $(READY)
 	    --batch_norm_decay 0.95 --test_display 80 --save_every 80
 	$(RUN) predict.py --dataset $(DEMO) --run demo --precision $(PRECISION) --out predictions/demo \
 	    --overwrite
+
+ccf: $(READY)
+	$(RUN) -m benchmarks.ccf $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest -q
