@@ -52,7 +52,7 @@ ccf: $(READY)
 	$(RUN) -m benchmarks.ccf $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
 
 # tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
 # scene or the run is not there.

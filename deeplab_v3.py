@@ -11,6 +11,10 @@ from xception import xception_65
 
 BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101,
              "xception_65": xception_65}
+# Factors on the rates of the backbone's last block (paper, 3.2.1), but where others are better:
+# with Xception its authors found that none gain (v3+ paper, 4.3).
+MULTI_GRID = (1, 2, 4)
+OTHER_MULTI_GRIDS = {"xception_65": (1, 1, 1)}
 ASPP_FILTERS = 256
 # Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
 ASPP_RATES = (6, 12, 18)
@@ -19,7 +23,7 @@ LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 
 def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
-               multi_grid=(1, 2, 4), precision="float32", batch_norm_decay=0.99,
+               multi_grid=MULTI_GRID, precision="float32", batch_norm_decay=0.99,
                pool1_padding=None, keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
                bands=3, freeze_batch_norm=False, sync_batch_norm=False, decoder=False, width=1):
     """Logits of every pixel.
@@ -27,7 +31,7 @@ def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output
     images: [batch, height, width, bands] in 0..255, uint8 or float, of any height and width; RGB
         or as many `bands` as the scenes have.
     is_training: Python bool: batch statistics and dropout, or moving statistics and none.
-    freeze_batch_norm: the backbone (every batch norm up to and with postnorm) uses its moving
+    freeze_batch_norm: the backbone (all its batch norm, a ResNet's postnorm too) uses its moving
         statistics in training too, and leaves them as they are. (deeplab's fine_tune_batch_norm
         False freezes those of pyramid and head as well, which here start from nothing.)
     precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
@@ -136,8 +140,8 @@ def _decoder(features, low_level, separable, is_training, decay, sync):
     of the pyramid are over output_stride * i, so that align_corners puts them together exactly.
     separable: depthwise and 1x1 convolutions instead of plain 3x3 ones, as after Xception.
 
-    Order, sizes and scopes are those of refine_by_decoder in tensorflow/models,
-    research/deeplab/model.py, which too has the dropout before the decoder.
+    Order, sizes and, of the separable form, scopes are those of refine_by_decoder in
+    tensorflow/models, research/deeplab/model.py, which too has the dropout before the decoder.
     """
     convolution = separable_conv2d if separable else conv2d_bn_relu
     with tf.variable_scope("decoder", reuse=tf.AUTO_REUSE):

@@ -4,8 +4,9 @@ python train.py --list shows the runs there are and their best scores.
 
 Where the weights come from, in this order:
 1. a run: --run NAME of a folder with a checkpoint resumes it, whatever --pretrained says;
-2. pretrained: --pretrained imagenet, the path of a Keras .h5 or TF-slim checkpoint (the backbone's
-   weights), or the folder of another run of train.py (all weights, of its best checkpoint);
+2. pretrained: --pretrained imagenet, the path of a Keras .h5 or of a checkpoint of TF-slim or
+   Deeplab's model zoo (the backbone's weights), or the folder of another run of train.py (all
+   weights, of its best checkpoint);
 3. nothing: --pretrained none draws random weights.
 """
 
@@ -43,9 +44,9 @@ def parse_arguments():
     add("--run", help="name of this run's folder; that of a run with a checkpoint resumes it; "
         "None makes a new name")
     add("--pretrained", default="imagenet", metavar="none|imagenet|PATH|RUN",
-        help="first weights; PATH: of a Keras ResNet50V2 .h5 or a TF-slim checkpoint, for the "
-        "backbone; RUN: the folder of another run, for the whole model (its last layer starts "
-        "anew where the number of classes differs)")
+        help="first weights; PATH: of Keras's .h5 or a checkpoint of TF-slim or Deeplab's model "
+        "zoo, for the backbone; RUN: the folder of another run, for the whole model (its last "
+        "layer starts anew where the number of classes differs)")
     add("--freeze_batch_norm", action="store_true",
         help="keep all of the backbone's batch norm (statistics, gamma, beta) as pretrained; for "
         "small batches and small data sets")
@@ -85,8 +86,9 @@ def parse_arguments():
         "predict.py; .99 for a thousand steps, .999 and more for long runs; 0: no average")
     add("--backbone", choices=list(BACKBONES), default="resnet_v2_50", help="below the ASPP")
     add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
-    add("--multi_grid", type=positive, nargs=3, default=(1, 2, 4), metavar="RATE",
-        help="factors on the atrous rate of the last block's units")
+    add("--multi_grid", type=positive, nargs=3, metavar="RATE",
+        help="factors on the atrous rate of the last block's three units or, of Xception, "
+        "convolutions; None: 1 2 4, of Xception 1 1 1")
     add("--width", type=scale, default=1.0, metavar="FACTOR",
         help="on the backbone's numbers of filters; .5 for laptops, without pretrained weights")
     add("--decoder", action="store_true",

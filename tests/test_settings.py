@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+import train
 from utils import runs
 from utils.classes import read_classes
-from utils.settings import check_same_settings
+from utils.settings import check_same_settings, run_settings
 
 BANDS = {"bands": [3, 2, 1], "stretch": [[0, 1000]] * 3}
 
@@ -35,3 +36,16 @@ def test_another_setting_is_refused_by_name(tmp_path, settings, before, now, mes
     runs.write_settings(str(tmp_path), settings | before)
     with pytest.raises(ValueError, match=re.escape(message)):
         check_same_settings(str(tmp_path), settings | now)
+
+
+@pytest.mark.parametrize("backbone, chosen, expected", [
+    ("resnet_v2_50", None, [1, 2, 4]), ("xception_65", None, [1, 1, 1]),
+    ("xception_65", [1, 2, 1], [1, 2, 1])])
+def test_the_multi_grid_is_the_backbone_s_where_none_is_chosen(
+        tmp_path, repository, monkeypatch, backbone, chosen, expected):
+    monkeypatch.setattr("sys.argv", ["train.py", "--backbone", backbone, "--dataset", str(tmp_path)])
+    args = train.parse_arguments()
+    args.multi_grid = chosen
+    monkeypatch.setattr("utils.tiles.checksum", lambda dataset: "")
+    table = read_classes(str(repository / "dataset" / "classes.csv"))
+    assert run_settings(args, table, 64, None)["model"]["multi_grid"] == expected

@@ -24,7 +24,8 @@ def repeatable_config():
 def weight_decay_loss(factor):
     """`factor` times half the squared sum of all convolution weights, not of biases or batch norm.
 
-    As slim's l2_regularizer on conv2d (slim/nets/resnet_utils.py, resnet_arg_scope).
+    As slim's l2_regularizer on conv2d (slim/nets/resnet_utils.py, resnet_arg_scope). Depthwise
+    weights are left out too (deeplab's regularize_depthwise=False).
     """
     weights = [v for v in tf.trainable_variables() if v.name.endswith("/weights:0")]
     return factor * tf.add_n([tf.nn.l2_loss(v) for v in weights])

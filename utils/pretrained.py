@@ -12,8 +12,9 @@ import tensorflow.compat.v1 as tf
 from utils import download, runs
 
 SLIM, KERAS = "slim", "keras"
-EXPECTED = ("--pretrained is none, imagenet, a Keras ResNet50V2 .h5, the prefix of a TF-slim "
-            "checkpoint (resnet_v2_50.ckpt), or the folder of a run of train.py")
+EXPECTED = ("--pretrained is none, imagenet, Keras's .h5 of a ResNet-v2, the prefix of a "
+            "checkpoint of TF-slim (resnet_v2_50.ckpt) or Deeplab's model zoo (model.ckpt), or the "
+            "folder of a run of train.py")
 # The backbones that Keras has too; their pool1 pads as the origin of the weights.
 KERAS_MODELS = {"resnet_v2_50": "ResNet50V2", "resnet_v2_101": "ResNet101V2"}
 # ImageNet checkpoints of deeplab's model zoo (research/deeplab/g3doc/model_zoo.md), and their

@@ -1,5 +1,6 @@
 """The settings of a run: what rebuilds the model, and what a resumed run must not change."""
 
+from deeplab_v3 import MULTI_GRID, OTHER_MULTI_GRIDS
 from utils import pretrained, runs, tiles
 from utils.rasters import RGB
 from utils.scenes import read_bands
@@ -8,8 +9,9 @@ from utils.scenes import read_bands
 def run_settings(args, table, tile_size, origin):
     """What is written beside the checkpoint: enough for predict.py to build the model again."""
     noted = read_bands(args.dataset)
+    multi_grid = args.multi_grid or OTHER_MULTI_GRIDS.get(args.backbone, MULTI_GRID)
     model = {"num_classes": len(table), "backbone": args.backbone,
-             "output_stride": args.output_stride, "multi_grid": list(args.multi_grid),
+             "output_stride": args.output_stride, "multi_grid": list(multi_grid),
              "decoder": args.decoder, "width": args.width}
     if args.backbone in pretrained.KERAS_MODELS:
         model["pool1_padding"] = origin or pretrained.SLIM
