@@ -254,6 +254,24 @@ def test_the_checkpoint_of_another_network_names_what_it_lacks(tmp_path, network
         network.assign(read_pretrained(path), path)
 
 
+def test_a_checkpoint_of_the_zoo_s_whole_model_gives_its_backbone(tmp_path):
+    """Its pyramid is named as ours; its last layer is not."""
+    path, names = str(tmp_path / "model.ckpt"), (
+        "aspp0/weights", "logits/semantic/weights", "xception_65/entry_flow/conv1_1/weights")
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name in names:
+            tf.get_variable(name, [3, 3, 3, 2])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, path, write_meta_graph=False)
+        values = session.run({v.op.name: v for v in tf.global_variables()})
+    with tf.Graph().as_default(), tf.Session() as session:
+        ours = tf.get_variable(names[-1], [3, 3, 3, 2], initializer=tf.zeros_initializer())
+        line = assign_weights(session, read_pretrained(path, {"backbone": "xception_65"}),
+                              "xception_65", path)
+        np.testing.assert_array_equal(session.run(ours), values[names[-1]])
+    assert line.endswith("not used: aspp0/weights, logits/semantic/weights")
+
+
 class SmallModel:
     """Variables named as the model's, few and small, with a classifier and a slot."""
 

@@ -77,7 +77,8 @@ def read_pretrained(pretrained, model=None):
         return _from_keras(_keras_model(pretrained, backbone), backbone)
     weights = _without_slots(_read_checkpoint(
         _model_zoo(backbone) if pretrained == "imagenet" else pretrained))
-    if "aspp0/weights" in weights:
+    # The zoo has the pyramid's names too, but it and slim call their last layer otherwise.
+    if "logits/weights" in weights:
         raise ValueError(f"{pretrained}: a checkpoint of train.py's own; give its run's folder, "
                          f"where {runs.SETTINGS} is")
     return weights
