@@ -364,6 +364,9 @@ def test_a_run_that_cannot_be_started_from_is_named(tmp_path):
     prefix = os.path.join(run, runs.NEWEST, "step-1")
     with pytest.raises(ValueError, match="step-1: a checkpoint of train.py's own; give its run's"):
         read_pretrained(prefix)
+    for ending in (".index", ".data-00000-of-00001"):
+        with pytest.raises(ValueError, match=f"{ending}: one file of a .*prefix of all: {prefix}$"):
+            origin_of(prefix + ending)
     data = prefix + ".data-00000-of-00001"
     os.truncate(data, os.path.getsize(data) // 2)
     with pytest.raises(ValueError, match="step-1: not a checkpoint that TensorFlow reads"):
@@ -432,8 +435,14 @@ def test_text_in_place_of_weights_is_one_error(tmp_path):
         one_line_error(str(tmp_path / name))
 
 
+def test_an_archive_is_not_taken_for_a_checkpoint(tmp_path):
+    for name in ("model.tar.gz", "model.tgz"):
+        (tmp_path / name).touch()
+        assert "unpack it first" in one_line_error(str(tmp_path / name))
+
+
 def test_a_path_that_leads_nowhere_says_what_is_expected(tmp_path):
     assert origin_of("none") is None
     for name in ("absent.h5", "absent.ckpt", "absent", ""):
-        with pytest.raises(FileNotFoundError, match="--pretrained is none, imagenet, a Keras"):
+        with pytest.raises(FileNotFoundError, match="--pretrained is none, imagenet, "):
             read_pretrained(str(tmp_path / name))

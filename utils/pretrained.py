@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 import zipfile
 
@@ -23,6 +24,7 @@ MODEL_ZOO = {"xception_65": (
 AVERAGE = "/ExponentialMovingAverage"
 # Of an optimizer and an average; a zoo's checkpoint has three times as many of them as weights.
 SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", AVERAGE)
+CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 # Names of variables that an error spells out; the rest are counted.
 NAMES_SHOWN = 3
 # Keras numbers a stage's units from 1 as slim does, and its stages from 2: conv1 is the stem.
@@ -38,7 +40,8 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
     """'slim' or 'keras', the origin of the weights that `--pretrained` names, or None for none.
 
     A ResNet's pool1 pads as the origin does (resnet_v2.py), so the graph depends on it; a run's
-    pads as that run did. Raises FileNotFoundError where a path leads nowhere.
+    pads as that run did. Raises FileNotFoundError where a path leads nowhere, ValueError for a
+    file that only belongs to or holds a checkpoint.
     """
     if pretrained == "none":
         return None
@@ -54,6 +57,13 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
         what = (f"a folder, but no run (no {runs.SETTINGS})" if os.path.isdir(pretrained)
                 else "no checkpoint there")
         raise FileNotFoundError(f"{pretrained}: {what}; {EXPECTED}")
+    # TensorFlow takes any file for a checkpoint of its first version.
+    if part := CHECKPOINT_PART.search(pretrained):
+        raise ValueError(f"{pretrained}: one file of a checkpoint; give the prefix of all: "
+                         f"{pretrained[:part.start()]}")
+    if pretrained.endswith((".tar.gz", ".tgz")):
+        raise ValueError(f"{pretrained}: unpack it first and give the prefix of the checkpoint in "
+                         "it")
     return SLIM
 
 
