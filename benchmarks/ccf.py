@@ -135,10 +135,10 @@ def call(command, **streams):
         sys.exit(status)
 
 
-def run_trial(args, size):
+def run_trial(args, size, lock):
     """Everything in little, in a folder that is gone afterwards: what `estimate` takes.
 
-    size: (height, width) of the scene that will be mapped.
+    size: (height, width) of the scene that will be mapped. lock: `only_one`'s file.
     """
     folder = os.path.join(args.dataset, f"{UNFINISHED}{os.getpid()}")
     trial = argparse.Namespace(**vars(args) | {
@@ -155,15 +155,15 @@ def run_trial(args, size):
     predict += ["--image", *parts, "--checkpoint", "newest"]
     try:
         os.makedirs(folder)
-        call(preprocess)
+        call(preprocess, pass_fds=[lock.fileno()])
         measured = measure_tiles(folder)
-        call(train)
+        call(train, pass_fds=[lock.fileno()])
         measured |= measure_training(os.path.join(trial.logs, RUN), BATCH)
         part = read_image(find_scenes(args.origin)[HELD_OUT].image_path)[:TRIAL_PART, :TRIAL_PART]
         for path, pixels in zip(parts, (part[:TILE, :TILE], part)):
             write_png(path, pixels)
         with open(os.path.join(folder, "predict.txt"), "w+", encoding="utf-8") as output:
-            call(predict, stdout=output)
+            call(predict, stdout=output, pass_fds=[lock.fileno()])
             output.seek(0)
             seconds = float(re.findall(r"^([\d.]+) s, ", output.read(), re.MULTILINE)[-1])
         # By windows: more of a small scene's lie at its border.
@@ -216,7 +216,7 @@ def main():
         remove_unfinished(args.dataset, UNFINISHED)
         cut = tiles_are_cut(args.dataset)
         if args.trial_only or not cut:
-            table = estimate(run_trial(args, size), TILES, STEPS, INTERVAL)
+            table = estimate(run_trial(args, size, lock), TILES, STEPS, INTERVAL)
             print("\nWhat the protocol takes on this machine, by a trial of "
                   f"{TRIAL_STEPS} steps:\n{table.round(2).to_string()}", flush=True)
             if not cut:

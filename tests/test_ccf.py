@@ -208,6 +208,27 @@ def test_nothing_begins_where_the_disk_is_too_small_or_another_is_at_work(
     assert run_main.ran == ["trial"]
 
 
+def test_every_script_of_the_trial_holds_the_lock(origin, tmp_path, monkeypatch):
+    """One that outlives this process keeps the next from removing the folder that it works in."""
+    ran = []
+
+    def call(command, pass_fds, stdout=None):
+        ran.append((command[0], pass_fds))
+        if stdout:
+            stdout.write("2.5 s, 1 megapixels\n")
+
+    monkeypatch.setattr(ccf, "call", call)
+    monkeypatch.setattr(ccf, "measure_tiles", lambda folder: {})
+    monkeypatch.setattr(ccf, "measure_training", lambda run, batch: {})
+    args = argparse.Namespace(origin=str(origin), dataset=str(tmp_path / "tiles"), logs="L",
+                              out="M", pretrained="none", precision="float32")
+    with ccf.only_one(args.dataset) as lock:
+        measured = ccf.run_trial(args, (HEIGHT, WIDTH), lock)
+        held = [lock.fileno()]
+    assert ran == [("preprocess.py", held), ("train.py", held), ("predict.py", held)]
+    assert measured["map_seconds"] == 2.5 and os.listdir(args.dataset) == [".lock"]
+
+
 def test_a_script_that_fails_ends_the_protocol_with_its_status():
     with pytest.raises(SystemExit) as ended:
         ccf.call(["-c", "raise SystemExit(2)"])

@@ -379,14 +379,17 @@ def test_the_decoder_puts_pyramid_and_low_level_features_over_each_other(decoder
 
 @pytest.mark.parametrize("backbone", ["resnet_v2_50", "xception_65"])
 def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
-    """On a stand-in for the backbone, in training and bfloat16."""
+    """On a stand-in for the backbone, in training and bfloat16. Batch norm's epsilon is Xception's
+    own in Xception only (test_xception.py), as in deeplab/model.py."""
     def stand_in(net, *_, **__):
         return net[:, ::16, ::16], {"low_level": net[:, ::4, ::4]}
 
     monkeypatch.setitem(BACKBONES, backbone, stand_in)
-    with tf.Graph().as_default():
+    with tf.Graph().as_default() as graph:
         logits, end_points = deeplab_v3(tf.zeros([1, 90, 33, 3]), 5, True, backbone, decoder=True,
                                         precision="bfloat16")
+        epsilons = [round(op.get_attr("epsilon"), 7) for op in graph.get_operations()
+                    if op.type.startswith("FusedBatchNorm")]
         gradients = tf.gradients(logits, tf.trainable_variables())
         shapes = {v.op.name: v.shape.as_list() for v in model_variables()
                   if v.op.name.startswith("decoder/") and v.op.name.endswith("weights")}
@@ -404,6 +407,8 @@ def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
             f"{scope}/weights": [3, 3, channels, 256]}
     assert shapes == {f"decoder/{name}": shape for name, shape in expected.items()}
     assert norms == {name.rsplit("/", 1)[0] for name in shapes}
+    # The pyramid has six.
+    assert epsilons == [1e-5] * (6 + len(norms))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

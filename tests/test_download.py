@@ -1,5 +1,6 @@
 """Downloads from a server of the test's own: whole, interrupted, refused, and of a wrong file."""
 
+import errno
 import hashlib
 import http.server
 import io
@@ -83,13 +84,14 @@ def test_another_file_than_the_pinned_or_the_noted_one_is_refused_and_removed(se
     with pytest.raises(ValueError, match="not the file it should be: its SHA-256 is .*, not abc"):
         download.download(server.url, str(path), "abc")
     assert os.listdir(tmp_path) == []
-    download.download(server.url, str(path))  # the first one is noted
-    os.remove(path)
+    (tmp_path / "file.sha256").write_text(sha256(server.content) + "\n")
     download.download(server.url, str(path))
     os.remove(path)
     server.content = os.urandom(5000)
-    with pytest.raises(ValueError, match="its SHA-256 is .*remove .*file.sha256"):
+    with pytest.raises(ValueError, match="its SHA-256 is .*on purpose, remove .*file.sha256"):
         download.download(server.url, str(path))
+    with pytest.raises(ValueError, match="not abc; removed; try again$"):  # not by the note
+        download.download(server.url, str(path), "abc")
     assert os.listdir(tmp_path) == ["file.sha256"]
 
 
@@ -99,7 +101,7 @@ def archive_of(folder, names):
     with tarfile.open(fileobj=data, mode="w:gz") as archive:
         for name in names:
             archive.add(os.path.join(folder, name), f"xception/{name}")
-        for name in ("../../escaped.index.txt", "xception/train.pbtxt"):
+        for name in ("../../escaped.data-x", "xception/train.pbtxt"):
             archive.addfile(tarfile.TarInfo(name))
     return data.getvalue()
 
@@ -121,6 +123,10 @@ def zoo(server, tmp_path, monkeypatch):
     return server
 
 
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def read_imagenet():
     return pretrained.read_pretrained("imagenet", {"backbone": "xception_65"})
 
@@ -134,9 +140,11 @@ def test_imagenet_of_xception_is_fetched_once_and_read(zoo, tmp_path):
     models = tmp_path / "home/models"
     assert sorted(os.listdir(models)) == ["xception_65_imagenet", "xception_65_imagenet.lock",
                                           "xception_65_imagenet.tar.gz.sha256"]
-    assert len(os.listdir(models / "xception_65_imagenet")) == 2
+    assert len(os.listdir(models / "xception_65_imagenet")) == 3
+    # What would lie outside of its folder lies in it.
+    assert list(tmp_path.rglob("escaped*")) == [models / "xception_65_imagenet/escaped.data-x"]
     # A damaged file is found by TensorFlow's own checksums.
-    data, = (models / "xception_65_imagenet").glob("*.data-*")
+    data, = (models / "xception_65_imagenet").glob("*.data-0*")
     damaged = bytearray(data.read_bytes())
     damaged[100] ^= 1
     data.write_bytes(damaged)
@@ -145,14 +153,30 @@ def test_imagenet_of_xception_is_fetched_once_and_read(zoo, tmp_path):
 
 
 def test_an_archive_that_cannot_be_unpacked_leaves_nothing_that_is_taken_for_weights(zoo, tmp_path):
-    zoo.content = zoo.content[:len(zoo.content) // 2]  # a whole file, but of half an archive
-    with pytest.raises(ValueError, match="not an archive that can be unpacked .*remove it"):
-        read_imagenet()
-    assert not (tmp_path / "home/models/xception_65_imagenet").exists()
-    zoo.content = archive_of(tmp_path, [])
-    os.remove(tmp_path / "home/models/xception_65_imagenet.tar.gz.sha256")
-    with pytest.raises(ValueError, match="xception_65_imagenet: 0 checkpoints there, not one"):
-        read_imagenet()
+    whole, models = zoo.content, tmp_path / "home/models"
+    models.mkdir(parents=True)
+    for content, kept, reason in (
+            (b"<html>Log in to this network</html>", b"", "not a gzip file"),
+            (whole[:len(whole) // 2], b"", ".*end-of-stream.*"),
+            (archive_of(tmp_path, []), b"", "0 checkpoints in it"),
+            # What had come of another file, damaged where no tensor's name or size is.
+            (whole, whole[:-8] + b"other", "CRC check failed")):
+        zoo.content = content
+        (models / "xception_65_imagenet.tar.gz.part").write_bytes(kept)
+        with pytest.raises(ValueError, match=rf"tar.gz: not an .* \({reason}.*\); removed"):
+            read_imagenet()
+        assert os.listdir(models) == ["xception_65_imagenet.lock"]
+    read_imagenet()  # trying again helps: nothing else was noted
+
+
+def test_an_archive_for_which_there_was_no_space_is_not_fetched_again(zoo, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(download.shutil, "copyfileobj", full_disk)
+        with pytest.raises(OSError, match="imagenet: .*xception_65_imagenet: could not be written "
+                                          r"\(No space.*the archive is kept and not fetched again"):
+            read_imagenet()
+    assert set(read_imagenet()) == {"xception_65/entry_flow/conv1_1/weights"}
+    assert zoo.asked == [None]
 
 
 def test_without_a_network_the_ways_out_are_told(zoo, monkeypatch):

@@ -254,6 +254,24 @@ def test_the_checkpoint_of_another_network_names_what_it_lacks(tmp_path, network
         network.assign(read_pretrained(path), path)
 
 
+def test_a_checkpoint_of_the_zoo_s_whole_model_gives_its_backbone(tmp_path):
+    """Its pyramid is named as ours; its last layer is not."""
+    path, names = str(tmp_path / "model.ckpt"), (
+        "aspp0/weights", "logits/semantic/weights", "xception_65/entry_flow/conv1_1/weights")
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name in names:
+            tf.get_variable(name, [3, 3, 3, 2])
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, path, write_meta_graph=False)
+        values = session.run({v.op.name: v for v in tf.global_variables()})
+    with tf.Graph().as_default(), tf.Session() as session:
+        ours = tf.get_variable(names[-1], [3, 3, 3, 2], initializer=tf.zeros_initializer())
+        line = assign_weights(session, read_pretrained(path, {"backbone": "xception_65"}),
+                              "xception_65", path)
+        np.testing.assert_array_equal(session.run(ours), values[names[-1]])
+    assert line.endswith("not used: aspp0/weights, logits/semantic/weights")
+
+
 class SmallModel:
     """Variables named as the model's, few and small, with a classifier and a slot."""
 
@@ -346,6 +364,9 @@ def test_a_run_that_cannot_be_started_from_is_named(tmp_path):
     prefix = os.path.join(run, runs.NEWEST, "step-1")
     with pytest.raises(ValueError, match="step-1: a checkpoint of train.py's own; give its run's"):
         read_pretrained(prefix)
+    for ending in (".index", ".data-00000-of-00001"):
+        with pytest.raises(ValueError, match=f"{ending}: one file of a .*prefix of all: {prefix}$"):
+            origin_of(prefix + ending)
     data = prefix + ".data-00000-of-00001"
     os.truncate(data, os.path.getsize(data) // 2)
     with pytest.raises(ValueError, match="step-1: not a checkpoint that TensorFlow reads"):
@@ -414,8 +435,14 @@ def test_text_in_place_of_weights_is_one_error(tmp_path):
         one_line_error(str(tmp_path / name))
 
 
+def test_an_archive_is_not_taken_for_a_checkpoint(tmp_path):
+    for name in ("model.tar.gz", "model.tgz"):
+        (tmp_path / name).touch()
+        assert "unpack it first" in one_line_error(str(tmp_path / name))
+
+
 def test_a_path_that_leads_nowhere_says_what_is_expected(tmp_path):
     assert origin_of("none") is None
     for name in ("absent.h5", "absent.ckpt", "absent", ""):
-        with pytest.raises(FileNotFoundError, match="--pretrained is none, imagenet, a Keras"):
+        with pytest.raises(FileNotFoundError, match="--pretrained is none, imagenet, "):
             read_pretrained(str(tmp_path / name))

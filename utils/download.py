@@ -1,7 +1,6 @@
 """A checkpoint from the network, fetched once: goes on where it broke off, checked before use."""
 
 import contextlib
-import fcntl
 import glob
 import gzip
 import hashlib
@@ -24,17 +23,20 @@ def fetch_checkpoint(url, folder, sha256=None):
 
     Where `folder` is there already nothing is fetched; TensorFlow checks each tensor's own checksum
     when it reads it. sha256: see `download`. Several processes may ask at once: one fetches, the
-    others wait. Raises OSError, ValueError naming the file and what to do.
+    others wait (but not on Windows). Raises OSError, ValueError naming the file and what to do.
     """
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with open(f"{folder}.lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(ImportError):  # Windows has none; train.py is to start there too
+            import fcntl
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.isdir(folder):
             archive = f"{folder}.tar.gz"
-            download(url, archive, sha256)
+            if not os.path.exists(archive):  # it is there if there was no space to unpack it
+                download(url, archive, sha256)
             _unpack(archive, folder)
             os.remove(archive)
-    indices = glob.glob(os.path.join(glob.escape(folder), "*.index"))
+    indices = _indices(folder)
     if len(indices) != 1:
         raise ValueError(f"{folder}: {len(indices)} checkpoints there, not one; remove the folder "
                          "to have it fetched again")
@@ -45,8 +47,8 @@ def download(url, path, sha256=None):
     """Writes the file at `url` to `path`, whole or not at all.
 
     What arrives is kept as `path`.part, and the next call goes on from its end. The file must have
-    the length that the server told and the hash `sha256`, or, where that is None, the one of the
-    first download to this path, which is noted as `path`.sha256. Raises OSError where it did not
+    the length that the server told and the hash `sha256`, or, where that is None, the one that is
+    noted as `path`.sha256 since an earlier one was unpacked. Raises OSError where it did not
     arrive, ValueError where it is another file.
     """
     part, note = f"{path}.part", f"{path}.sha256"
@@ -58,14 +60,15 @@ def download(url, path, sha256=None):
                       + (f"; {kept} bytes are kept in {part}, and the same command goes on from "
                          "there" if kept else "")) from error
     found = _sha256(part)
-    if sha256 is None and os.path.exists(note):
+    noted = sha256 is None and os.path.exists(note)
+    if noted:
         with open(note, encoding="ascii") as file:
             sha256 = file.read().strip()
     if sha256 not in (None, found):
         os.remove(part)
         raise ValueError(f"{url}: not the file it should be: its SHA-256 is {found}, not {sha256}; "
-                         f"removed. Try again; if it was replaced on purpose, remove {note}")
-    write_text(note, found + "\n")
+                         "removed; try again"
+                         + (f"; if it was replaced on purpose, remove {note}" if noted else ""))
     os.replace(part, path)
 
 
@@ -108,24 +111,39 @@ def _sha256(path):
     return digest.hexdigest()
 
 
+def _indices(folder):
+    """The paths of the indices of TensorFlow checkpoints in `folder`."""
+    return glob.glob(os.path.join(glob.escape(folder), "*.index"))
+
+
 def _unpack(archive, folder):
-    """Puts the files of a checkpoint in `archive`, wherever they lie in it, into `folder`."""
+    """Puts the files of a checkpoint in `archive`, wherever they lie in it, into `folder`.
+
+    Its hash is noted, see `download`, or it is removed where it is no archive of a checkpoint.
+    """
     temporary = f"{folder}.unpacking"
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
     try:
-        with tarfile.open(archive) as files:
+        with tarfile.open(archive, "r:gz") as files:
             for member in files:
                 name = os.path.basename(member.name)
                 if member.isfile() and (name.endswith(".index") or ".data-" in name):
                     with open(os.path.join(temporary, name), "wb") as file:
                         shutil.copyfileobj(files.extractfile(member), file)
+            while files.fileobj.read(CHUNK):
+                pass  # gzip's checksum is at the very end, which tarfile need not reach
+        if len(_indices(temporary)) != 1:
+            raise tarfile.ReadError(f"{len(_indices(temporary))} checkpoints in it, not one")
+        # Only now: the first that arrives may be a proxy's page, or of two files one after another.
+        write_text(f"{archive}.sha256", _sha256(archive) + "\n")
         os.rename(temporary, folder)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{archive}: not an archive that can be unpacked ({error}); remove it "
-                         "to have it fetched again") from error
+        os.remove(archive)
+        raise ValueError(f"{archive}: not an archive that can be unpacked ({error}); removed; try "
+                         "again") from error
     except OSError as error:
         raise OSError(f"{folder}: could not be written ({error.strerror or error}); free some "
-                      "space") from error
+                      "space; the archive is kept and not fetched again") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

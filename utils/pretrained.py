@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 import zipfile
 
@@ -24,6 +25,7 @@ MODEL_ZOO = {"xception_65": (
 AVERAGE = "/ExponentialMovingAverage"
 # Of an optimizer and an average; a zoo's checkpoint has three times as many of them as weights.
 SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", AVERAGE)
+CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 # Names of variables that an error spells out; the rest are counted.
 NAMES_SHOWN = 3
 # Keras numbers a stage's units from 1 as slim does, and its stages from 2: conv1 is the stem.
@@ -39,7 +41,8 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
     """'slim' or 'keras', the origin of the weights that `--pretrained` names, or None for none.
 
     A ResNet's pool1 pads as the origin does (resnet_v2.py), so the graph depends on it; a run's
-    pads as that run did. Raises FileNotFoundError where a path leads nowhere.
+    pads as that run did. Raises FileNotFoundError where a path leads nowhere, ValueError for a
+    file that only belongs to or holds a checkpoint.
     """
     if pretrained == "none":
         return None
@@ -55,6 +58,13 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
         what = (f"a folder, but no run (no {runs.SETTINGS})" if os.path.isdir(pretrained)
                 else "no checkpoint there")
         raise FileNotFoundError(f"{pretrained}: {what}; {EXPECTED}")
+    # TensorFlow takes any file for a checkpoint of its first version.
+    if part := CHECKPOINT_PART.search(pretrained):
+        raise ValueError(f"{pretrained}: one file of a checkpoint; give the prefix of all: "
+                         f"{pretrained[:part.start()]}")
+    if pretrained.endswith((".tar.gz", ".tgz")):
+        raise ValueError(f"{pretrained}: unpack it first and give the prefix of the checkpoint in "
+                         "it")
     return SLIM
 
 
@@ -78,7 +88,8 @@ def read_pretrained(pretrained, model=None):
         return _from_keras(_keras_model(pretrained, backbone), backbone)
     weights = _without_slots(_read_checkpoint(
         _model_zoo(backbone) if pretrained == "imagenet" else pretrained))
-    if "aspp0/weights" in weights:
+    # The zoo has the pyramid's names too, but it and slim call their last layer otherwise.
+    if "logits/weights" in weights:
         raise ValueError(f"{pretrained}: a checkpoint of train.py's own; give its run's folder, "
                          f"where {runs.SETTINGS} is")
     return weights
