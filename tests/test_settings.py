@@ -43,7 +43,7 @@ def test_another_setting_is_refused_by_name(tmp_path, settings, before, now, mes
     ("xception_65", [1, 2, 1], [1, 2, 1])])
 def test_the_multi_grid_is_the_backbone_s_where_none_is_chosen(
         tmp_path, repository, monkeypatch, backbone, chosen, expected):
-    monkeypatch.setattr("sys.argv", ["train.py", "--backbone", backbone, "--dataset", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["", "--backbone", backbone, "--dataset", str(tmp_path)])
     args = train.parse_arguments()
     args.multi_grid = chosen
     monkeypatch.setattr("utils.tiles.checksum", lambda dataset: "")
