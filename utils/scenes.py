@@ -106,7 +106,8 @@ def read_image(path, bands=None, stretch=None):
     with Image(path, bands or RGB, stretch) as image:
         if not bands and image.dtype != np.uint8:
             raise ValueError(f"{path}: {image.bands} band(s) of {image.dtype}; a scene needs three "
-                             "bands (red, green, blue) of 8 bits, so convert it first")
+                             "bands (red, green, blue) of 8 bits, so convert it first or, of a "
+                             "GeoTIFF, name three with --bands")
         return image.read(0, 0, image.height, image.width)
 
 
