@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
+from random_networks import random_images, random_weights, relative_error
 from resnet_v2 import resnet_v2_50, resnet_v2_101
 from utils.layers import scaled_filters
 from utils.pretrained import assign_backbone, read_pretrained
@@ -43,31 +44,6 @@ def slim_variables(scope="resnet_v2_50", units_of_block3=6, width=1):
             shapes |= norm(f"{scope}/conv2/BatchNorm", depth)
             channels = 4 * depth
     return {f"{network}/{name}": shape for name, shape in shapes.items()}
-
-
-def random_weights(shapes, seed=0):
-    """Name -> float32 value: weights that keep the scale, and statistics far from 0 and 1."""
-    random = np.random.default_rng(seed)
-    values = {}
-    for name, shape in shapes.items():
-        kind = name.split("/")[-1].split(":")[0]
-        if kind in ("weights", "kernel"):
-            value = random.normal(0, (2 / np.prod(shape[:3])) ** 0.5, shape)
-        elif kind in ("gamma", "moving_variance"):
-            value = random.uniform(0.5, 1.5, shape)
-        else:
-            value = random.normal(0, 0.3, shape)
-        values[name] = value.astype(np.float32)
-    return values
-
-
-def random_images(*shape, seed=1):
-    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
-
-
-def relative_error(values, reference):
-    assert values.shape == reference.shape
-    return np.abs(values - reference).max() / np.abs(reference).max()
 
 
 class Network:
