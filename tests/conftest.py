@@ -18,6 +18,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 sys.path.insert(0, str(REPOSITORY))
 
+from utils.command_line import run_script  # noqa: E402
 from utils.scenes import write_png  # noqa: E402
 
 
@@ -33,6 +34,23 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is not present")
     return SHARED_DATA
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """The function refusal(script, *flags): the one line with which a script's module refuses them.
+
+    It is run as its file would be, but in this process, which has TensorFlow already.
+    """
+    def refuse(script, *flags):
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, flags)])
+        with pytest.raises(SystemExit) as left:
+            run_script(script.main)
+        errors = capsys.readouterr().err
+        assert left.value.code == 2 and errors.count("\n") == 1, errors
+        assert errors.startswith(f"{script.__name__}.py: error: ")
+        return errors
+    return refuse
 
 
 def draw_scene(height, width, num_classes=5, seed=0):

@@ -9,12 +9,16 @@ from resnet_v2 import resnet_v2_50
 from utils.runs import model_variables
 
 
+# Of the backbone: most of it behaves alike at any width, and is quicker narrow.
+WIDTH, FEATURES = .25, 512
+
+
 class Model:
     """A graph of its own with images of any size, one set of random weights, any settings."""
 
     def __init__(self, num_classes=3, symmetric=False, **settings):
         self.graph, self.calls, self.num_classes = tf.Graph(), {}, num_classes
-        self.settings = settings
+        self.settings = {"width": WIDTH} | settings
         with self.graph.as_default():
             self.images = tf.placeholder(tf.float32, [None, None, None, 3])
             self.seed = tf.placeholder_with_default(np.zeros(2, np.int32), [2])
@@ -110,8 +114,7 @@ def test_logits_are_of_the_images_own_size(model, size):
 
 
 @pytest.mark.parametrize("size, padded, features", [
-    (1, 1, 1), (2, 33, 3), (32, 33, 3), (33, 33, 3), (34, 65, 5), (256, 257, 17), (257, 257, 17),
-    (258, 289, 19)])
+    (1, 1, 1), (2, 33, 3), (33, 33, 3), (256, 257, 17), (258, 289, 19)])
 def test_static_shapes_and_the_padding_to_32_k_plus_1(size, padded, features):
     """The shapes are read from the graph; nothing is run."""
     with tf.Graph().as_default() as graph:
@@ -142,7 +145,7 @@ def test_images_are_scaled_to_plus_minus_1_and_padded_with_the_mean(model):
     end_points = model.call()[1]
     with model.graph.as_default():
         scaled = tf.placeholder(tf.float32, [None, None, None, 3])
-        features = resnet_v2_50(scaled, False, 16, (1, 2, 4))[0]
+        features = resnet_v2_50(scaled, False, 16, (1, 2, 4), width=WIDTH)[0]
     expected = model.session.run(features, {scaled: padded / 127.5 - 1})
     assert relative_error(model.session.run(end_points["postnorm"], {model.images: images}),
                           expected) < 1e-5
@@ -213,7 +216,7 @@ def test_the_pyramid_reads_at_the_paper_s_rates(model, output_stride, rates, axi
     _, end_points = model.call(output_stride=output_stride)
     silent = {"image_pooling/BatchNorm/gamma": np.zeros(256),
               "image_pooling/BatchNorm/beta": np.full(256, -1)}
-    shape, place = [1, 1, 1, 2048], [0, 0]
+    shape, place = [1, 1, 1, FEATURES], [0, 0]
     shape[axis + 1], place[axis] = 81, 40
     before = model.session.run({name: model.variables[name] for name in silent})
     model.load(silent)
@@ -233,7 +236,7 @@ def test_image_pooling_reads_the_mean_of_all_features(model):
     before = model.session.run({name: model.variables[name] for name in names})
     model.load({name: np.zeros(256) for name in names})
     try:
-        features = np.random.default_rng(3).random((1, 5, 7, 2048), np.float32)
+        features = np.random.default_rng(3).random((1, 5, 7, FEATURES), np.float32)
         mean = np.broadcast_to(features.mean((1, 2), keepdims=True), features.shape)
         aspp = [model.session.run(end_points["aspp"], {end_points["postnorm"]: value})
                 for value in (features, mean, features + 1)]
@@ -248,7 +251,7 @@ def test_every_branch_and_the_projection_end_in_relu(model):
     """Branches that are -1 before their ReLU reach the projection as 0: no feature passes."""
     _, end_points = model.call()
     branches = ["aspp0", "aspp1", "aspp2", "aspp3", "image_pooling"]
-    features = np.random.default_rng(4).random((1, 3, 3, 2048), np.float32)
+    features = np.random.default_rng(4).random((1, 3, 3, FEATURES), np.float32)
     outputs = model.session.run(end_points["aspp"], {end_points["postnorm"]: features})
     assert outputs.min() == 0 and outputs.max() > 0
     names = [f"{branch}/BatchNorm/{kind}" for branch in branches for kind in ("gamma", "beta")]
@@ -311,8 +314,8 @@ def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
 
 @pytest.fixture(scope="module")
 def decoder_model():
-    """A narrow Model with a decoder, whose kernels look alike from all 8 sides."""
-    model = Model(symmetric=True, decoder=True, width=.25)
+    """A Model with a decoder, whose kernels look alike from all 8 sides."""
+    model = Model(symmetric=True, decoder=True)
     yield model
     model.session.close()
 

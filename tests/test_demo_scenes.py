@@ -62,7 +62,8 @@ def test_sizes_differ_and_are_not_multiples_of_a_tile(scenes):
 
 def test_colour_alone_does_not_solve_the_held_out_scene(scenes, table):
     train = [scenes[name] for name in ("1", "2", "3", "4")]
-    iou = score_colour_alone(train, scenes["5"], len(table), pixels=40000, seed=0)
+    held_out = tuple(array[::3, ::3] for array in scenes["5"])
+    iou = score_colour_alone(train, held_out, len(table), pixels=20000, seed=0)
     # The lower bound catches a baseline that is broken, or colours that say nothing at all.
     assert .3 < np.mean(iou) < .65, iou
 

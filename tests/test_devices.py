@@ -1,8 +1,8 @@
 """Several devices and hosts against one: real processes, each started as this file's own script.
 
-python test_devices.py RESULT.npz TILES DEVICES SYNC takes one training step of a small network of
-our own layers, losses and train op, and saves its loss and all variables. python test_devices.py
-train FLAGS... is train.py on a small network.
+python test_devices.py step TILES DEVICES RESULT.npz [WITHOUT_SYNC.npz] takes one training step of
+a small network of our own layers, losses and train op, and saves its loss and all variables.
+python test_devices.py train FLAGS... is train.py on a small network.
 """
 
 import json
@@ -35,7 +35,8 @@ BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
 TIMEOUT = 600
 
 
-def take_a_step(result, folder, number, sync):
+def take_a_step(folder, number=1, sync=True):
+    """{'loss' or name: its value after the step} of `number` devices of each host."""
     chosen = devices.choose_devices(number, BATCH)
     with devices.session_on(chosen) as session:
         listed = tiles.read_tile_list(folder)
@@ -75,7 +76,7 @@ def take_a_step(result, folder, number, sync):
         names = [variable.op.name for variable in tf.global_variables()]
         values = session.run([variable.read_value() for variable in tf.global_variables()])
         devices.check_alike(chosen, session, model, {}, listed)
-    np.savez(result, loss=loss, **dict(zip(names, values)))
+    return {"loss": loss, **dict(zip(names, values))}
 
 
 def free_ports(count):
@@ -112,7 +113,7 @@ def end(process, status=0):
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """{'one', 'two', 'host0', 'host1', and 'two' without sync: the variables after a step}."""
+    """{'one', 'two', 'host0', 'host1', and 'apart', two without sync: take_a_step's values}."""
     folder = tmp_path_factory.mktemp("tiles")
     random, rows = np.random.default_rng(0), []
     for number in range(6):
@@ -124,15 +125,14 @@ def steps(tmp_path_factory):
         rows.append((f"{number}.png", f"{number}_label.png"))
     pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "path_list.csv", index=False)
     ports = free_ports(2)
-    started = {
-        "one": start(__file__, folder / "one.npz", folder, 1, 1),
-        "two": start(__file__, folder / "two.npz", folder, 2, 1),
-        "apart": start(__file__, folder / "apart.npz", folder, 2, 0),
-        "host0": start(__file__, folder / "host0.npz", folder, 1, 1, TF_CONFIG=tf_config(ports, 0)),
-        "host1": start(__file__, folder / "host1.npz", folder, 1, 1, TF_CONFIG=tf_config(ports, 1))}
-    for process in started.values():
+    started = [start(__file__, "step", folder, 2, folder / "two.npz", folder / "apart.npz")]
+    started += [start(__file__, "step", folder, 1, folder / f"host{index}.npz",
+                      TF_CONFIG=tf_config(ports, index)) for index in range(2)]
+    values = {"one": take_a_step(folder)}
+    for process in started:
         end(process)
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in started}
+    return values | {name: dict(np.load(folder / f"{name}.npz"))
+                     for name in ("two", "apart", "host0", "host1")}
 
 
 @pytest.mark.parametrize("other", ["two", "host0", "host1"])
@@ -247,14 +247,14 @@ def test_what_cannot_be_shared_is_named(monkeypatch, number, batch, config, mess
         devices.choose_devices(number, batch)
 
 
-def test_a_port_in_use_is_one_line(dataset):
+def test_a_port_in_use_is_named(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        _, errors = end(start_training(dataset, ports=[port, port + 1]), 2)
-    assert f"error: 127.0.0.1:{port}: port {port} cannot be used" in errors
-    assert errors.count("\n") == 1
+        monkeypatch.setenv("TF_CONFIG", tf_config([port, port + 1], 0))
+        with pytest.raises(OSError, match=f"^127.0.0.1:{port}: port {port} cannot be used"):
+            devices.choose_devices(None, 2)
 
 
 def test_a_run_that_waits_for_a_host_that_is_gone_ends(monkeypatch):
@@ -335,4 +335,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "train":
         train_on_stand_in()
     else:
-        take_a_step(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "1")
+        for path, sync in zip(sys.argv[4:], (True, False)):
+            np.savez(path, **take_a_step(sys.argv[2], int(sys.argv[3]), sync))
