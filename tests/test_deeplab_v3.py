@@ -5,9 +5,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES, deeplab_v3
+from random_networks import random_weights
 from resnet_v2 import resnet_v2_50
 from utils.runs import model_variables
-
 
 # Of the backbone: most of it behaves alike at any width, and is quicker narrow.
 WIDTH, FEATURES = .25, 512
@@ -26,7 +26,7 @@ class Model:
         self.call()
         with self.graph.as_default():
             self.variables = {v.op.name: v for v in model_variables()}
-        self.load(random_weights(self.variables, symmetric))
+        self.load(random_weights(shapes(self.variables), symmetric=symmetric))
 
     def load(self, weights):
         """Puts `weights`, name -> value, in place of those variables' values."""
@@ -59,24 +59,8 @@ class Model:
         return np.abs(self.session.run(gradient, {inputs: values})).sum(axis=(0, -1))
 
 
-def random_weights(variables, symmetric=False, seed=0):
-    """Name -> value; `symmetric` averages every kernel over the 8 turns and flips of the square."""
-    random = np.random.default_rng(seed)
-    values = {}
-    for name, variable in variables.items():
-        kind, shape = name.split("/")[-1], variable.shape.as_list()
-        if kind == "weights":
-            value = random.normal(0, (2 / np.prod(shape[:3])) ** 0.5, shape)
-            if symmetric and shape[0] > 1:
-                flips = [value, value[::-1]]
-                turns = [np.rot90(flip, turn) for flip in flips for turn in range(4)]
-                value = np.mean(turns, axis=0) * 8 ** 0.5
-        elif kind in ("gamma", "moving_variance"):
-            value = random.uniform(0.5, 1.5, shape)
-        else:
-            value = random.normal(0, 0.3, shape)
-        values[name] = value.astype(np.float32)
-    return values
+def shapes(variables):
+    return {name: variable.shape.as_list() for name, variable in variables.items()}
 
 
 def random_images(*shape, seed=1):
@@ -172,7 +156,7 @@ def test_a_feature_sees_its_pixel_and_as_far_on_every_side(model, size, output_s
 
     Any shift, of any strided layer, at even sizes (64 as 256) or odd, moves these places.
     """
-    kernels = {name: value for name, value in random_weights(model.variables).items()
+    kernels = {name: value for name, value in random_weights(shapes(model.variables)).items()
                if len(value.shape) == 4 and value.shape[0] > 1}
     centred = {}
     for name, value in kernels.items():

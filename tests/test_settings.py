@@ -25,7 +25,7 @@ def test_the_same_settings_are_accepted(tmp_path, settings):
 
 
 @pytest.mark.parametrize("before, now, message", [
-    ({}, {"tile_size": 48}, "tile_size was 64, is 48"),
+    ({}, {"tile_size": 48}, "crop_size was 64, is 48"),
     ({}, {"training": {"seed": 1, "scale_range": [0.5, 2.0]}},
      "seed was 0, is 1; scale_range was [1.0, 1.0], is [0.5, 2.0]"),
     ({}, BANDS, "bands was None, is [3, 2, 1]"),

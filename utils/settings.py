@@ -45,8 +45,10 @@ def check_same_settings(run, settings):
         return {k: v for key, part in value.items() for k, v in flat(part, f"{name} {key}").items()}
 
     before, now = flat(runs.read_settings(run)), flat(settings)
-    # Those of either: that tiles show other bands than RGB is only noted where they do.
-    changed = [f"{name.split()[-1]} was {before.get(name)}, is {now.get(name)}"
+    # Those of either: that tiles show other bands than RGB is only noted where they do. The flag for
+    # the size that a model is trained on is --crop_size, whose default is the tiles' own.
+    shown = {"tile_size": "crop_size"}
+    changed = [f"{shown.get(name.strip(), name.split()[-1])} was {before.get(name)}, is {now.get(name)}"
                for name in before | now if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
