@@ -90,7 +90,7 @@ def main():
     check_bands(run, settings, arguments.bands)
     checkpoint, step = find_checkpoint(run, arguments.checkpoint)
     source = {"run": os.path.basename(run), "step": str(step)}
-    if arguments.export:
+    if arguments.export is not None:
         export_model(arguments.export, checkpoint, settings, arguments.precision)
         print(f"written: {arguments.export} (run {source['run']}, step {step}); it takes images of "
               f"bands {' '.join(map(str, settings.get('bands') or ('red, green, blue',)))}")

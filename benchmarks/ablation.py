@@ -14,6 +14,7 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 import contextlib
 import glob
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
+from benchmarks.tables import ADVICE, read_table
 from utils.command_line import argument_parser, leave_on_signals, natural, positive, run_script
 from utils.files import write_text
 from utils.runs import NEWEST
@@ -37,6 +39,9 @@ OPTIONS = {
     "label_smoothing": "--label_smoothing 0.1",
     "ema": "--ema 0.99",
     "decoder": "--decoder"}
+# What `train` and `main` set for train.py.
+OWN_FLAGS = {"--dataset", "--origin", "--classes", "--test_scene", "--logs", "--run", "--seed",
+             "--steps", "--test_display", "--list"}
 # Columns of the table and the curves of train.py whose last points they are.
 SCORES = {"mean-IoU": "held_out/mean_iou", "boundary F1": "held_out/boundary_f1",
           "accuracy": "held_out/accuracy", "validation mean-IoU": "validation/mean_iou"}
@@ -104,20 +109,47 @@ def summary(rows):
 
 
 def read_rows(path, planned):
-    """The finished rows in `path`, if it is there; ValueError if one differs from its plan.
+    """The finished rows in `path`, see `read_table`; ValueError if one differs from its plan.
 
     planned: {(option, seed): flags}.
     """
-    if not os.path.exists(path):
-        return pd.DataFrame(columns=["option", "seed", "flags", *SCORES])
+    columns = ["option", "seed", "flags"]
+    rows = read_table(path, columns, ["seed", *SCORES])
+    if rows[columns].isna().any(axis=None) or rows.duplicated(["option", "seed"]).any():
+        raise ValueError(f"{path}: an empty field, or an option twice with one seed; {ADVICE}")
     # A table of before a score was added lacks its column.
-    rows = pd.read_csv(path).reindex(columns=["option", "seed", "flags", *SCORES])
+    rows = rows.reindex(columns=[*columns, *SCORES])
     for row in rows.itertuples():
         flags = planned.get((row.option, row.seed), row.flags)
         if flags != row.flags:
             raise ValueError(f"{path}: {row.option}, seed {row.seed}, was run with '{row.flags}', "
                              f"not '{flags}'; choose another --out and --logs")
     return rows
+
+
+def all_options(added):
+    """{name: flags} of OPTIONS and of `added`, texts as 'name=flags'; ValueError naming the text.
+    """
+    for text in added:
+        name, equals, _ = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w.+-]+", name) or name.startswith((".", "-")):
+            raise ValueError(f"--option {text!r}: not NAME=FLAGS, with a NAME for a folder; say "
+                             "for example --option 'slow=--learning_rate 1e-5'")
+    return OPTIONS | {name: flags for name, _, flags in (text.partition("=") for text in added)}
+
+
+def check_flags(where, flags):
+    """ValueError naming `where` if the text `flags` cannot be split or has a flag of this script's.
+    """
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise ValueError(f"{where} {flags}: cannot be split into flags ({error}); correct it"
+                         ) from None
+    for word in words:
+        if word.split("=")[0] in OWN_FLAGS:
+            raise ValueError(f"{where} {flags}: {word.split('=')[0]} is set for each run by this "
+                             "script; leave it out and give its own flag")
 
 
 def main():
@@ -133,8 +165,10 @@ def main():
     add("--only", nargs="+", metavar="NAME", help="of all options; None means all")
     arguments = parser.parse_args()
     leave_on_signals()
-    options = OPTIONS | {name: flags for name, _, flags in
-                         (text.partition("=") for text in arguments.option)}
+    options = all_options(arguments.option)
+    check_flags("--common", arguments.common)
+    for text in arguments.option:
+        check_flags("--option", text.partition("=")[2])
     unknown = sorted(set(arguments.only or []) - set(options))
     if unknown:
         raise ValueError(f"--only {' '.join(unknown)}: there are {', '.join(options)}")

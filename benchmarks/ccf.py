@@ -26,12 +26,13 @@ import numpy as np
 
 from benchmarks.ccf_estimate import (check_disk, estimate, folder_bytes, measure_tiles,
                                      measure_training)
-from preprocess import available_cores
+from preprocess import UNFINISHED as UNFINISHED_TILES, available_cores
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.command_line import leave_on_signals, run_script
-from utils.files import remove_unfinished
+from utils.files import check_writable, remove_unfinished
 from utils.runs import NEWEST, find_checkpoint
-from utils.scenes import LABEL_SUFFIX, find_scenes, read_image, read_scene, write_png
+from utils.scenes import (EXTENSIONS, LABEL_SUFFIX, find_scenes, read_image, read_scene,
+                          write_png)
 from utils.sliding_window import window_starts
 from utils.tiles import read_tile_list
 
@@ -91,8 +92,9 @@ def check_scenes(folder, table, held_out_size=HELD_OUT_SIZE):
     with contextlib.suppress(FileNotFoundError):
         scenes = find_scenes(folder)
     missing = [f"{name}.png" for name in SCENES if name not in scenes]
-    missing += [f"{name}{LABEL_SUFFIX}.png" for name in SCENES
-                if name not in scenes or not scenes[name].label_path]
+    missing += [f"{name}{LABEL_SUFFIX}.png" for name in SCENES if not any(
+        os.path.exists(os.path.join(folder, f"{name}{LABEL_SUFFIX}{extension}"))
+        for extension in EXTENSIONS)]
     if missing:
         raise FileNotFoundError(f"{folder}: {', '.join(missing)} of the CCF scenes not there; "
                                 "dataset/README.md says where to get them (address and password)")
@@ -106,6 +108,16 @@ def check_scenes(folder, table, held_out_size=HELD_OUT_SIZE):
                          "dataset/README.md says where to get it".format(
                              scenes[HELD_OUT].image_path, *label.shape, HELD_OUT, *held_out_size))
     return label.shape
+
+
+def check_folders(args):
+    """Raises OSError, ValueError where the scripts could not write, before days of work."""
+    for flag in ("dataset", "logs", "out"):
+        check_writable(getattr(args, flag), f"what belongs to --{flag}",
+                       f"change its permissions, or choose another --{flag}")
+    if os.path.realpath(args.out) == os.path.realpath(args.origin):
+        raise ValueError(f"{args.out}: the scenes are in that folder, and the map could replace a "
+                         "label; choose another --out")
 
 
 def commands(args):
@@ -196,7 +208,7 @@ def tiles_are_cut(dataset):
     """True where the whole set is there: preprocess.py puts the list in its place last."""
     try:
         return len(read_tile_list(dataset)) == TILES
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a damaged list is written anew with its tiles
         return False
 
 
@@ -211,9 +223,12 @@ def is_mapped(folder, run):
 def main():
     args = parse_arguments()
     leave_on_signals()
+    check_folders(args)
     size = check_scenes(args.origin, read_classes(DEFAULT_TABLE))
     with only_one(args.dataset) as lock:
-        remove_unfinished(args.dataset, UNFINISHED)
+        # Also what a killed preprocess.py left, lest the disk seem too small for the same tiles.
+        for prefix in (UNFINISHED, UNFINISHED_TILES):
+            remove_unfinished(args.dataset, prefix)
         cut = tiles_are_cut(args.dataset)
         if args.trial_only or not cut:
             table = estimate(run_trial(args, size, lock), TILES, STEPS, INTERVAL)

@@ -22,7 +22,6 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
+from benchmarks.tables import ADVICE, read_table
 from deeplab_v3 import BACKBONES, deeplab_v3
 from utils.command_line import leave_on_signals, positive, run_script
 from utils.files import write_text
@@ -120,13 +120,13 @@ def describe(settings):
 
 
 def read_rows(path):
-    """The rows that earlier calls have measured; an empty table where `path` is not there."""
+    """The rows that earlier calls have measured; see `read_table`."""
     columns = [*SETTINGS, "round", *MEASURES]
-    rows = pd.read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=columns)
-    missing = set(columns) - set(rows)
-    if missing:
-        raise ValueError(f"{path}: no table of this script (no column {min(missing)}); choose "
-                         "another --out")
+    rows = read_table(path, columns, ["width", "output_stride", "batch_size", "steps", "round",
+                                      *MEASURES])
+    if rows[columns].isna().any(axis=None) or len(rows) and rows["decoder"].dtype != bool:
+        raise ValueError(f"{path}: a row is damaged (an empty field, or a decoder that is neither "
+                         f"True nor False); {ADVICE}")
     return rows
 
 

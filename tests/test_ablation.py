@@ -65,6 +65,29 @@ def test_an_unknown_option_is_named(run_main):
         run_main("--only", "dropout")
 
 
+@pytest.mark.parametrize("flags, message", [
+    (["--option", "ema"], "--option 'ema': not NAME=FLAGS"),
+    (["--option", "a/b=--ema .9"], "--option 'a/b=--ema .9': not NAME=FLAGS"),
+    (["--common", "--loss 'focal"], "--common --loss 'focal: cannot be split .*No closing"),
+    (["--option", "x=--ema .9 --run=y"], "--option --ema .9 --run=y: --run is set for each run"),
+    (["--out", "file/t.csv"], "file: the table cannot be written there .*another --out")])
+def test_flags_that_would_fail_after_hours_are_named_before(run_main, tmp_path, flags, message):
+    (tmp_path / "file").touch()
+    with pytest.raises((ValueError, OSError), match=message):
+        run_main(*flags)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "not a table .No columns"), ("option,seed\nema,0\n", "no table of .* .no column flags"),
+    ("option,seed,flags,mean-IoU\nema,0,--steps 7,x\n", "column mean-IoU has something other"),
+    ("option,seed,flags,mean-IoU\n" + "ema,0,--steps 7,.5\n" * 2, ".*an option twice with one")])
+def test_a_damaged_table_is_named_before_anything_runs(run_main, tmp_path, text, message):
+    (tmp_path / "ablation.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"ablation.csv: {message}.*; choose another --out"):
+        run_main()
+
+
 def test_the_table_has_means_spreads_and_gains_of_the_same_seeds():
     rows = pd.DataFrame([
         {"option": option, "seed": seed, "mean-IoU": score, "boundary F1": score / 2,

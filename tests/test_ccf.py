@@ -55,7 +55,7 @@ def test_good_scenes_are_listed_with_their_sizes(origin, table, capsys):
 def test_scenes_that_are_missing_are_named_with_where_to_get_them(origin, table, tmp_path):
     (origin / "3_class.png").unlink()
     (origin / "4.png").unlink()
-    with pytest.raises(FileNotFoundError, match="origin: 4.png, 3_class.png, 4_class.png of .*"
+    with pytest.raises(FileNotFoundError, match="origin: 4.png, 3_class.png of .*"
                                                 "dataset/README.md says where"):
         ccf.check_scenes(str(origin), table, (HEIGHT, WIDTH))
     with pytest.raises(FileNotFoundError, match="none: 1.png, 2.png.*dataset/README.md"):
@@ -206,6 +206,27 @@ def test_nothing_begins_where_the_disk_is_too_small_or_another_is_at_work(
     with pytest.raises(OSError, match="18.2 GB are needed and 1.0 GB free"):
         run_main()
     assert run_main.ran == ["trial"]
+
+
+@pytest.mark.parametrize("flag", ["dataset", "logs", "out"])
+def test_folders_that_cannot_be_written_are_named_before_days_of_work(
+        run_main, origin, tmp_path, flag):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"file/a: .* choose another --{flag}"):
+        run_main(f"--{flag}", str(tmp_path / "file" / "a"))
+    with pytest.raises(ValueError, match="origin/: .*choose another --out"):
+        run_main("--out", f"{origin}/")
+    assert run_main.ran == []
+
+
+def test_what_a_killed_preprocess_left_goes_before_the_disk_is_measured(
+        run_main, tmp_path, monkeypatch):
+    left = tmp_path / "tiles" / ".partial-tiles-1"
+    left.mkdir(parents=True)
+    (tmp_path / "tiles" / "path_list.csv").write_text('image,label\n"cut, short')
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(
+        free=1 if left.exists() else 1e15))
+    assert run_main() == ["trial", "preprocess", "train", "predict again"]
 
 
 def test_every_script_of_the_trial_holds_the_lock(origin, tmp_path, monkeypatch):

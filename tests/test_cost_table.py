@@ -77,3 +77,12 @@ def test_another_table_is_refused(run_main, tmp_path):
     (tmp_path / "cost_table.csv").write_text("backbone,score\nresnet_v2_50,1\n")
     with pytest.raises(ValueError, match="cost_table.csv: no table of this script .no column"):
         run_main()
+
+
+@pytest.mark.parametrize("old, new", [("39055749", "many"), ("39055749", ""), ("False", "Fal")])
+def test_a_damaged_row_is_refused_before_anything_is_measured(run_main, tmp_path, old, new):
+    run_main("--rounds", "1")
+    path = tmp_path / "cost_table.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match="cost_table.csv: .*choose another --out"):
+        run_main("--rounds", "2")

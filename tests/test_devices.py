@@ -331,6 +331,12 @@ def train_on_stand_in():
     run_script(train.main)
 
 
+def test_a_model_too_large_for_the_memory_ends_with_what_to_lower():
+    with pytest.raises(MemoryError, match="does not fit .*lower --width, --batch_size"):
+        with devices.session_on(devices.Devices()):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "train":
         train_on_stand_in()

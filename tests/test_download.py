@@ -20,6 +20,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         content, begin = self.server.content, 0
+        if self.server.refuses:
+            self.send_error(self.server.refuses)
+            return
         asked = self.headers.get("Range")
         self.server.asked.append(asked)
         if asked and self.server.ranges:
@@ -45,8 +48,9 @@ def server():
     """A server on this machine; what it sends is set by `content`, `limit` and `ranges`."""
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.limit, server.ranges, server.asked = os.urandom(5000), None, True, []
+    server.refuses = None
     server.url = f"http://127.0.0.1:{server.server_port}/weights.tar.gz"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -93,6 +97,14 @@ def test_another_file_than_the_pinned_or_the_noted_one_is_refused_and_removed(se
     with pytest.raises(ValueError, match="not abc; removed; try again$"):  # not by the note
         download.download(server.url, str(path), "abc")
     assert os.listdir(tmp_path) == ["file.sha256"]
+
+
+@pytest.mark.parametrize("status", [404, 416])
+def test_what_the_server_answers_is_told_and_nothing_is_kept(server, tmp_path, status):
+    server.refuses = status
+    with pytest.raises(OSError, match=rf"could not be fetched \(HTTP Error {status}: .*\)$"):
+        download.download(server.url, str(tmp_path / "file"))
+    assert os.listdir(tmp_path) == []
 
 
 def archive_of(folder, names):
@@ -177,6 +189,19 @@ def test_an_archive_for_which_there_was_no_space_is_not_fetched_again(zoo, monke
             read_imagenet()
     assert set(read_imagenet()) == {"xception_65/entry_flow/conv1_1/weights"}
     assert zoo.asked == [None]
+
+
+def test_a_cache_that_cannot_be_written_serves_what_is_in_it(zoo, tmp_path, monkeypatch):
+    read_imagenet()
+    models = tmp_path / "home/models"
+    (models / "xception_65_imagenet.lock").unlink()
+    (models / "xception_65_imagenet.lock").mkdir()  # so that opening it fails, for root too
+    assert set(read_imagenet()) == {"xception_65/entry_flow/conv1_1/weights"}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="imagenet: .*file/models: the checkpoint cannot be written "
+                                      "there .*KERAS_HOME"):
+        read_imagenet()
 
 
 def test_without_a_network_the_ways_out_are_told(zoo, monkeypatch):

@@ -14,6 +14,7 @@ import predict
 from deeplab_v3 import deeplab_v3
 from utils import runs
 from utils.classes import ClassTable, decode_colours
+from utils.inference import check_known
 from utils.metrics import confusion_matrix, mean_iou
 from utils.scenes import read_image, read_label, write_png
 
@@ -148,6 +149,21 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
         classes = read_label(str(out / "5_class.png"), TABLE)
         expected = mean_iou(confusion_matrix(label, classes, len(NAMES)))
         assert comparison.loc[method, "mean-IoU"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("width", "abc"), ("width", None), ("backbone", ["a"]), ("multi_grid", 7),
+    ("multi_grid", ["1", "2", "4"]), ("bands", "3")])
+def test_a_setting_of_another_kind_is_named_with_its_file(name, value):
+    check_known("tiny", MODEL)
+    with pytest.raises(ValueError, match=f"tiny/settings.json: damaged: {name} .*; restore it"):
+        check_known("tiny", MODEL | {name: value})
+
+
+def test_an_export_to_no_name_is_not_taken_for_none(call, tmp_path):
+    with pytest.raises(ValueError, match="there is something already; export to a new folder"):
+        call("--export", "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_scene, capsys):

@@ -69,13 +69,20 @@ def choose_devices(number, batch_size, slurm_port=None):
 
 @contextlib.contextmanager
 def session_on(devices):
-    """A new graph, its session on `devices`, as default ones; gives the session."""
+    """A new graph, its session on `devices`, as default ones; gives the session.
+
+    Raises MemoryError where variables, or an evaluation, do not fit into a device's memory.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(tf.Graph().as_default())
         if devices.strategy:
             stack.enter_context(devices.strategy.scope())
         target = devices.server.target if devices.server else ""
-        yield stack.enter_context(tf.Session(target, config=devices.config))
+        try:
+            yield stack.enter_context(tf.Session(target, config=devices.config))
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError("the model does not fit into the device's memory; lower --width, "
+                              "--batch_size or --crop_size") from error
 
 
 def on_each(devices, function):

@@ -13,7 +13,7 @@ import urllib.request
 import zlib
 
 from utils.command_line import progress
-from utils.files import write_text
+from utils.files import check_writable, write_text
 
 TIMEOUT, CHUNK = 30, 2 ** 20  # seconds without a byte; bytes
 
@@ -21,11 +21,26 @@ TIMEOUT, CHUNK = 30, 2 ** 20  # seconds without a byte; bytes
 def fetch_checkpoint(url, folder, sha256=None):
     """Path prefix of the TensorFlow checkpoint in the .tar.gz at `url`, unpacked to `folder`.
 
-    Where `folder` is there already nothing is fetched; TensorFlow checks each tensor's own checksum
-    when it reads it. sha256: see `download`. Several processes may ask at once: one fetches, the
-    others wait (but not on Windows). Raises OSError, ValueError naming the file and what to do.
+    Where `folder` is there already nothing is fetched or written; TensorFlow checks each tensor's
+    own checksum when it reads it. sha256: see `download`. Several processes may ask at once: one
+    fetches, the others wait (but not on Windows). Raises OSError, ValueError naming the file and
+    what to do.
     """
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    if not os.path.isdir(folder):
+        _fetch(url, folder, sha256)
+    indices = _indices(folder)
+    if len(indices) != 1:
+        raise ValueError(f"{folder}: {len(indices)} checkpoints there, not one; remove the folder "
+                         "to have it fetched again")
+    return indices[0].removesuffix(".index")
+
+
+def _fetch(url, folder, sha256):
+    """Puts the checkpoint at `url` into `folder`, or waits for another process that does."""
+    home = os.path.dirname(folder)
+    check_writable(home, "the checkpoint", "change its permissions, or name another folder in "
+                   "KERAS_HOME")
+    os.makedirs(home, exist_ok=True)
     with open(f"{folder}.lock", "w", encoding="utf-8") as lock:
         with contextlib.suppress(ImportError):  # Windows has none; train.py is to start there too
             import fcntl
@@ -36,11 +51,6 @@ def fetch_checkpoint(url, folder, sha256=None):
                 download(url, archive, sha256)
             _unpack(archive, folder)
             os.remove(archive)
-    indices = _indices(folder)
-    if len(indices) != 1:
-        raise ValueError(f"{folder}: {len(indices)} checkpoints there, not one; remove the folder "
-                         "to have it fetched again")
-    return indices[0].removesuffix(".index")
 
 
 def download(url, path, sha256=None):
@@ -54,9 +64,12 @@ def download(url, path, sha256=None):
     part, note = f"{path}.part", f"{path}.sha256"
     try:
         _receive(url, part)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+    except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: odd headers
         kept = os.path.getsize(part) if os.path.exists(part) else 0
-        raise OSError(f"{url}: could not be fetched ({getattr(error, 'reason', error)})"
+        # What urllib wraps says more by itself, but an answer of the server has its number.
+        reason = error if isinstance(error, urllib.error.HTTPError) else getattr(
+            error, "reason", error)
+        raise OSError(f"{url}: could not be fetched ({reason})"
                       + (f"; {kept} bytes are kept in {part}, and the same command goes on from "
                          "there" if kept else "")) from error
     found = _sha256(part)
@@ -79,7 +92,7 @@ def _receive(url, part):
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         # Nothing is left to send: `part` is complete, or longer than the file and of no use.
         total = error.headers.get("Content-Range", "").rpartition("/")[2]

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 
 
 @contextlib.contextmanager
@@ -37,6 +38,20 @@ def write_bytes(path, data):
 def write_text(path, text):
     """Writes `text` as UTF-8 to `path`, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def check_writable(folder, what, advice):
+    """Raises OSError where `what` could not be written to `folder`, which need not be there; leaves
+    no trace. advice: the end of the error's line."""
+    place = folder
+    while not os.path.lexists(place):
+        place = os.path.dirname(place) or os.curdir
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder}: {what} cannot be written there ({place}: {error.strerror}); "
+                      f"{advice}") from None
 
 
 def remove_unfinished(folder, prefix):

@@ -13,8 +13,12 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import deeplab_v3
 from utils.classes import IGNORE
 from utils.files import replacing
-from utils.runs import error_reason, restore_model, write_settings
+from utils.runs import SETTINGS, error_reason, restore_model, write_settings
 from utils.sliding_window import augmented_probabilities, predict_bands
+
+# What JSON has for settings of deeplab_v3.
+KINDS = {"backbone": str, "output_stride": int, "multi_grid": list, "decoder": bool,
+         "width": int | float, "pool1_padding": str, "bands": int}
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,19 @@ class Method:
 
 
 def check_known(run, model):
-    """Raises ValueError where the run's model has a setting that is none of deeplab_v3's."""
+    """Raises ValueError where the run's model has a setting that is none of deeplab_v3's, or one
+    that is no value for it, which only a damaged file has."""
     unknown = sorted(set(model) - set(inspect.signature(deeplab_v3).parameters))
     if unknown:
         raise ValueError(f"{run}: its model has settings that this code does not know "
                          f"({', '.join(unknown)}); use the code that trained it, whose commit is "
                          "in its environment.json")
+    wrong = [f"{name} {value!r}" for name, value in model.items()
+             if not isinstance(value, KINDS.get(name, object))
+             or name == "multi_grid" and not all(isinstance(rate, int) for rate in value)]
+    if wrong:
+        raise ValueError(f"{os.path.join(run, SETTINGS)}: damaged: {', '.join(wrong)}; restore it "
+                         "or train again")
 
 
 def build_predictors(session, model, window, precision, methods):
@@ -77,6 +88,7 @@ def export_model(folder, checkpoint, settings, precision):
     samples of other than 8 bits, the limits that became 0 and 255 (`stretch`). Raises OSError and
     ValueError.
     """
+    folder = os.path.normpath(folder)
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ValueError(f"{folder}: there is something already; export to a new folder")
     with tf.Graph().as_default(), tf.Session() as session:
@@ -84,7 +96,7 @@ def export_model(folder, checkpoint, settings, precision):
             tf.uint8, [None, None, None, settings["model"].get("bands", 3)], name="images")
         probabilities = _probabilities_of(settings["model"], precision)(images)
         restore_model(session, checkpoint)
-        with replacing(os.path.normpath(folder)) as temporary:
+        with replacing(folder) as temporary:
             try:
                 tf.saved_model.simple_save(session, temporary, {"images": images},
                                            {"probabilities": probabilities})

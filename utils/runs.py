@@ -14,15 +14,14 @@ import glob
 import json
 import os
 import signal
-import tempfile
 import threading
 import time
 
 import tensorflow.compat.v1 as tf
 
+from utils import files
 from utils.averages import average_name
 from utils.classes import ClassTable
-from utils.files import write_text
 
 NEWEST, BEST = "newest", "best"
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
@@ -35,15 +34,7 @@ def new_run_name(settings_name, seed):
 
 def check_writable(run):
     """Raises OSError where the folder `run` could not be made or written to; leaves no trace."""
-    folder = run
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder) or os.curdir
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"{run}: a run cannot be written there ({folder}: {error.strerror}); change "
-                      "its permissions, or choose another --logs or --run") from None
+    files.check_writable(run, "a run", "change its permissions, or choose another --logs or --run")
 
 
 def find_run(logs, name=None):
@@ -78,7 +69,7 @@ def run_names(logs, known_by=(SETTINGS,)):
 
 def write_settings(run, settings):
     """Writes `settings` (plain values) as JSON into the run's folder."""
-    write_text(os.path.join(run, SETTINGS), json.dumps(settings, indent=2) + "\n")
+    files.write_text(os.path.join(run, SETTINGS), json.dumps(settings, indent=2) + "\n")
 
 
 def read_settings(run):
@@ -100,7 +91,7 @@ def read_settings(run):
 def append_start(run, step, environment):
     """Notes in the run's folder that it was started at `step` in `environment` (plain values)."""
     starts = read_starts(run) + [{"step": step, **environment}]
-    write_text(os.path.join(run, ENVIRONMENT), json.dumps(starts, indent=2) + "\n")
+    files.write_text(os.path.join(run, ENVIRONMENT), json.dumps(starts, indent=2) + "\n")
 
 
 def read_starts(run):
@@ -200,7 +191,7 @@ def restore_model(session, path):
 
 def write_best_score(run, score):
     """Notes of the best checkpoint its 'step' and scores (plain values), and 'evaluated'."""
-    write_text(os.path.join(run, BEST, SCORE), json.dumps(score) + "\n")
+    files.write_text(os.path.join(run, BEST, SCORE), json.dumps(score) + "\n")
 
 
 def read_best_score(run):
