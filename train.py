@@ -23,7 +23,7 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import BACKBONES
 from utils import cluster, evaluation, optimisation, pretrained, run_list, runs, tiles
 from utils.augment_online import check_crop
-from utils.class_weights import CLASS_WEIGHTS
+from utils.class_weights import CLASS_WEIGHTS, check_classes
 from utils.classes import read_classes
 from utils.command_line import (argument_parser, non_negative, part_above_0, positive, probability,
                                 progress, run_script, scale, share)
@@ -146,6 +146,7 @@ def main():
     run = os.path.join(args.logs, args.run or runs.new_run_name(args.backbone, args.seed))
     runs.check_writable(run)
     table = read_classes(args.classes)
+    check_classes(args.dataset, table)
     training = tiles.read_tile_list(args.dataset)
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
     tile_size = min(tiles.read_tile(next(training.itertuples()), table)[1].shape)

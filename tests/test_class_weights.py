@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import preprocess
-from utils.class_weights import CLASS_WEIGHTS, FREQUENCIES, read_class_weights, weights_of
+from utils.class_weights import (CLASS_WEIGHTS, FREQUENCIES, check_classes, read_class_weights,
+                                 weights_of)
 from utils.classes import ClassTable
 
 PIXELS = np.array([700, 200, 0, 90, 10])
@@ -81,3 +82,13 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, text, message):
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="effective_number"):
         weights_of("effective_number", PIXELS)
+
+
+def test_tiles_of_other_classes_are_refused_by_name_and_more_classes_are_not(tmp_path):
+    check_classes(str(tmp_path), table(5))  # nothing is known of these tiles
+    folder = write(tmp_path, PIXELS)
+    for count in (4, 5, 6):
+        check_classes(folder, table(count))
+    other = ClassTable(("class 0", "ice", *table(5).names[2:]), table(5).colours)
+    with pytest.raises(ValueError, match=f"{FREQUENCIES}: .*1 is class 1, not ice"):
+        check_classes(folder, other)

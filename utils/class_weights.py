@@ -1,4 +1,4 @@
-"""Weights of the classes in the loss, from the class frequencies that preprocess.py wrote."""
+"""The class frequencies that preprocess.py wrote: weights of the loss, and the classes' names."""
 
 import os
 
@@ -36,6 +36,21 @@ def read_class_weights(kind, dataset, num_classes):
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.any()):
         raise ValueError(f"{path}: {PIXELS} are not numbers of pixels, or all are 0; {again}")
     return weights_of(kind, pixels)
+
+
+def check_classes(dataset, table):
+    """Raises ValueError where the tiles in folder `dataset` were cut with other names for the ids
+    of the ClassTable `table`; classes that only one of them has may follow."""
+    path = os.path.join(dataset, FREQUENCIES)
+    try:
+        names = pd.read_csv(path, dtype={"name": str}).set_index("id")["name"].drop(IGNORE)
+    except (OSError, KeyError, ValueError):  # `read_class_weights` tells where it is needed
+        return
+    other = [f"{number} is {name}, not {table.names[number]}" for number, name in names.items()
+             if number < len(table) and name != table.names[number]]
+    if other:
+        raise ValueError(f"{path}: the tiles were cut with another class table ({other[0]}); give "
+                         "the --classes of preprocess.py, or run that again")
 
 
 def weights_of(kind, pixels):

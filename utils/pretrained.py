@@ -231,8 +231,8 @@ def _read_checkpoint(path):
 def _keras_model(pretrained, backbone):
     """Keras's own model with the weights, whichever of Keras's file formats they are in."""
     if backbone not in KERAS_MODELS:
-        raise ValueError(f"{pretrained}: a file of Keras's, which has no {backbone}; give the "
-                         "prefix of a TF-slim checkpoint, imagenet or none")
+        raise ValueError(f"{pretrained}: weights of Keras's, which has no {backbone}; give the "
+                         "prefix of a checkpoint of it, the folder of a run, or none")
     name = KERAS_MODELS[backbone]
     build = getattr(tf2.keras.applications, name)
     if pretrained == "imagenet":
