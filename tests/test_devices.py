@@ -325,16 +325,16 @@ def test_a_tile_that_was_lost_is_named_in_one_line(dataset, tmp_path):
     assert str(lost) in errors and errors.count("\n") == 1
 
 
-def train_on_stand_in():
-    training.deeplab_v3 = stand_in
-    del sys.argv[1]
-    run_script(train.main)
-
-
 def test_a_model_too_large_for_the_memory_ends_with_what_to_lower():
     with pytest.raises(MemoryError, match="does not fit .*lower --width, --batch_size"):
         with devices.session_on(devices.Devices()):
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def train_on_stand_in():
+    training.deeplab_v3 = stand_in
+    del sys.argv[1]
+    run_script(train.main)
 
 
 if __name__ == "__main__":
