@@ -34,6 +34,25 @@ def test_a_killed_worker_is_noticed():
         list(map_in_processes(square, [1, "die", 3], 2, (0,)))
 
 
+OPENCV = """
+import cv2, numpy as np
+from utils.workers import map_in_processes
+cv2.setNumThreads(4)
+image = np.ones((1000, 1000, 3), np.uint8)
+def enlarge(job=0):
+    return int(cv2.resize(image, (3000, 3000)).max())
+for _ in range(5):
+    enlarge()
+print(sum(result for _, result in map_in_processes(enlarge, range(6), 3, ())), cv2.getNumThreads())
+"""
+
+
+def test_workers_do_not_wait_for_threads_that_opencv_had_before_the_fork(repository):
+    result = subprocess.run([sys.executable, "-c", OPENCV], cwd=repository, capture_output=True,
+                            text=True, timeout=60)
+    assert result.stdout == "6 4\n", result.stderr
+
+
 SCRIPT = """
 import os, signal, sys, time
 from utils.workers import map_in_processes

@@ -25,7 +25,7 @@ def map_in_processes(function, jobs, processes, shared):
     context = multiprocessing.get_context("fork" if forked else "spawn")
     workers, readers, left = [], [], len(jobs)
     try:
-        with _signals_held_back():
+        with _signals_held_back(), _without_opencv_threads():
             for index in range(min(processes, len(jobs))):
                 reader, writer = context.Pipe(duplex=False)
                 readers.append(reader)
@@ -70,6 +70,18 @@ def _signals_held_back():
             signal.signal(number, handler)
     if received:
         signal.raise_signal(received[0])
+
+
+@contextlib.contextmanager
+def _without_opencv_threads():
+    """OpenCV's threads, if it has started some, are ended for the block: a forked process would wait
+    for ever for threads that were not forked with it."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _work(readers, writer, function, jobs, shared):
