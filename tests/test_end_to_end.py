@@ -222,6 +222,14 @@ def test_without_tiles_the_way_on_is_said(tmp_path, refusal):
     assert "preprocess.py" in refusal(train, "--dataset", tmp_path, "--pretrained", "none")
 
 
+def test_tiles_of_another_class_table_are_refused(dataset, tmp_path, refusal):
+    classes = tmp_path / "classes.csv"
+    classes.write_text("id,name,colour\n" + "".join(f"{i},c{i},#0000{i}0\n" for i in range(5)))
+    line = refusal(train, "--dataset", dataset, "--logs", tmp_path, "--classes", classes,
+                   "--pretrained", "none")
+    assert "cut with another class table (0 is other, not c0)" in line
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(dataset, logs):
     _, line = call("train.py", *training_flags(dataset, logs, "diverged", "--learning_rate", "1e30",
                                                "--save_every", 1, "--test_display", 100), status=2)
