@@ -40,7 +40,7 @@ $(READY): requirements.txt
 
 demo: $(READY)
 	rm -rf logs/demo
-	$(RUN) -m utils.demo_scenes --out $(DEMO)/origin
+	$(RUN) -m utils.data.demo_scenes --out $(DEMO)/origin
 	$(RUN) preprocess.py --dataset $(DEMO) --tiles 1280
 	$(RUN) train.py --dataset $(DEMO) --run demo --pretrained none --precision $(PRECISION) \
 	    --steps 160 --batch_size 8 --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
@@ -62,7 +62,7 @@ images: $(READY)
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
 	$(RUN) predict.py --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) --origin $(ORIGIN) \
 	    --test_scene $(SCENE) --precision $(PRECISION) --out $(MAPS) --overwrite; \
-	$(RUN) -m utils.pictures --image $(IMAGE) --label $(ORIGIN)/$(SCENE)_class.png \
+	$(RUN) -m utils.inference.visualise --image $(IMAGE) --label $(ORIGIN)/$(SCENE)_class.png \
 	    --prediction $(MAPS)/$(SCENE)_class.png --out images/strip.png; \
 	$(RUN) -m benchmarks.seams --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) \
 	    --origin $(ORIGIN) --test_scene $(SCENE) --precision $(PRECISION) --picture_only; \

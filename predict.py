@@ -16,19 +16,19 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils.classes import ClassTable, read_classes
-from utils.command_line import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of,
+from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of,
                                 positive, progress, run_script, scale, share)
-from utils.comparison import compare_methods, compared_methods
+from utils.inference.compare import compare_methods, compared_methods
 from utils.files import write_text
-from utils.inference import (Method, build_predictors, check_known, export_model,
+from utils.inference.predictor import (Method, build_predictors, check_known, export_model,
                              predict_classes)
-from utils.map_files import map_paths, writing_map
+from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, format_scores, score_table
-from utils.pictures import confusion_picture
-from utils.rasters import RGB, TIFF, Image, Label
-from utils.runs import find_checkpoint, find_run, read_settings, restore_model
-from utils.scenes import check_same_size, held_out_scene, scenes_of, write_png
-from utils.sliding_window import BLENDS
+from utils.inference.visualise import confusion_picture
+from utils.data.rasters import RGB, TIFF, Image, Label
+from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.data.scenes import check_same_size, held_out_scene, scenes_of, write_png
+from utils.inference.sliding_window import BLENDS
 
 # Rows of a label that are checked at a time.
 CHECKED_ROWS = 512

@@ -14,16 +14,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
+from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.classes import IGNORE, read_classes
-from utils.command_line import (argument_parser, leave_on_signals, positive, probability, progress,
+from utils.cli import (argument_parser, leave_on_signals, positive, probability, progress,
                                 run_script)
-from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
+from utils.data.sampling import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import remove_unfinished, replace_set
-from utils.scenes import (BANDS, choose_scenes, common_stretch, encode_png, encode_tile,
+from utils.data.scenes import (BANDS, choose_scenes, common_stretch, encode_png, encode_tile,
                           find_scenes, read_scene, write_bands)
-from utils.workers import map_in_processes
+from utils.data.workers import map_in_processes
 
 TILE_FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
 TRAIN_LIST = "path_list.csv"

@@ -21,19 +21,21 @@ import time
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES
-from utils import cluster, evaluation, optimisation, pretrained, run_list, runs, tiles
-from utils.augment_online import check_crop
-from utils.class_weights import CLASS_WEIGHTS, check_classes
+from utils.data import tiles
+from utils.distributed import cluster
+from utils.training import evaluation, optimizer, pretrained, run_list, runs
+from utils.data.augment_tf import check_crop
+from utils.training.class_weights import CLASS_WEIGHTS, check_classes
 from utils.classes import read_classes
-from utils.command_line import (argument_parser, non_negative, part_above_0, positive, probability,
+from utils.cli import (argument_parser, non_negative, part_above_0, positive, probability,
                                 progress, run_script, scale, share)
-from utils.devices import check_alike, choose_devices, session_on
-from utils.environment import describe_environment
-from utils.event_files import EventWriter, finished_summary, settings_summary
-from utils.losses import LOSSES
-from utils.scenes import find_scenes, read_bands, read_scene
-from utils.settings import check_same_settings, keep_start, run_settings
-from utils.training import run_step, training_graph
+from utils.distributed.devices import check_alike, choose_devices, session_on
+from utils.training.environment import describe_environment
+from utils.training.tensorboard import EventWriter, finished_summary, settings_summary
+from utils.training.losses import LOSSES
+from utils.data.scenes import find_scenes, read_bands, read_scene
+from utils.training.settings import check_same_settings, keep_start, run_settings
+from utils.training.graph import run_step, training_graph
 
 
 def parse_arguments():
@@ -63,10 +65,10 @@ def parse_arguments():
         f"task, {cluster.SLURM_PORT} if not said")
     add("--sync_batch_norm", action="store_true",
         help="batch statistics of all devices' tiles, not of each device's own")
-    add("--optimizer", choices=optimisation.OPTIMIZERS, default="adam",
+    add("--optimizer", choices=optimizer.OPTIMIZERS, default="adam",
         help="the original's adam; the paper's momentum")
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
-    add("--schedule", choices=optimisation.SCHEDULES, default="step",
+    add("--schedule", choices=optimizer.SCHEDULES, default="step",
         help="step: divided by 10 at 60%% and 80%% of the steps (the original); poly: the paper's")
     add("--power", type=non_negative, default=0.9, help="of the poly schedule")
     add("--momentum", type=probability, default=0.9, help="of the momentum optimizer")

@@ -24,9 +24,9 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 from benchmarks.tables import ADVICE, read_table
-from utils.command_line import argument_parser, leave_on_signals, natural, positive, run_script
+from utils.cli import argument_parser, leave_on_signals, natural, positive, run_script
 from utils.files import write_text
-from utils.runs import NEWEST
+from utils.training.runs import NEWEST
 
 BASELINE = "baseline"
 OPTIONS = {

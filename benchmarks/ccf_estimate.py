@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from utils.runs import BEST, NEWEST
+from utils.training.runs import BEST, NEWEST
 
 # Most file systems give a file whole blocks of so many bytes.
 BLOCK = 4096

@@ -33,10 +33,10 @@ import tensorflow.compat.v1 as tf
 
 from benchmarks.tables import ADVICE, read_table
 from deeplab_v3 import BACKBONES, deeplab_v3
-from utils.command_line import leave_on_signals, positive, run_script
+from utils.cli import leave_on_signals, positive, run_script
 from utils.files import write_text
-from utils.losses import segmentation_loss
-from utils.optimisation import repeatable_config, train_op, weight_decay_loss
+from utils.training.losses import segmentation_loss
+from utils.training.optimizer import repeatable_config, train_op, weight_decay_loss
 
 TILE, CLASSES, WARM_UP = 256, 5, 2
 # (backbone, width)

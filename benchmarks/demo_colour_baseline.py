@@ -12,8 +12,8 @@ from sklearn.metrics import jaccard_score
 from threadpoolctl import threadpool_limits
 
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
-from utils.command_line import positive, run_script
-from utils.scenes import choose_scenes, find_scenes, read_scene
+from utils.cli import positive, run_script
+from utils.data.scenes import choose_scenes, find_scenes, read_scene
 
 
 def score_colour_alone(train, test, num_classes, pixels, seed):

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from utils.command_line import argument_parser, positive, run_script
+from utils.cli import argument_parser, positive, run_script
 
 SHAPES = ((17, 1536, 4), (17, 1536, 8), (33, 728, 2), (33, 1536, 8))  # side, channels, rate
 

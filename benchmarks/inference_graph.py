@@ -23,7 +23,7 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, run_script
+from utils.cli import argument_parser, positive, run_script
 
 
 def native_atrous(inputs, weights, rate):

@@ -24,8 +24,8 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from utils import runs
-from utils.command_line import argument_parser, leave_on_signals, positive, run_script
+from utils.training import runs
+from utils.cli import argument_parser, leave_on_signals, positive, run_script
 
 LOSS = "loss/with_weight_decay"
 TAGS = (LOSS, "loss/cross_entropy", "training/learning_rate", "validation/mean_iou",
@@ -51,7 +51,7 @@ def main():
     leave_on_signals()
     with tempfile.TemporaryDirectory(prefix="kill_and_resume-") as folder:
         data, logs = os.path.join(folder, "data"), os.path.join(folder, "logs")
-        call("-m utils.demo_scenes", "--out", os.path.join(data, "origin"), "--size", SCENE_SIZE)
+        call("-m utils.data.demo_scenes", "--out", os.path.join(data, "origin"), "--size", SCENE_SIZE)
         call("preprocess.py", "--dataset", data, "--tiles", TILES, "--tile_size", args.tile_size)
         train = ("train.py", "--dataset", data, "--logs", logs, "--pretrained", "none",
                  "--multi_grid", 1, 1, 1, "--seed", args.seed, "--summary_every", 1,

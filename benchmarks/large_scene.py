@@ -22,8 +22,8 @@ import rasterio
 from rasterio.windows import Window
 
 from utils.classes import DEFAULT_TABLE, read_classes
-from utils.command_line import positive, run_script
-from utils.scenes import read_image
+from utils.cli import positive, run_script
+from utils.data.scenes import read_image
 
 ALLOWED = 1.5
 BLOCK = 256
@@ -48,9 +48,9 @@ def map_with_stand_in(path, folder):
     # Only here, since the process that measures must stay small.
     import utils.quiet  # noqa: F401  (before TensorFlow)
     import tensorflow.compat.v1 as tf
-    from utils.inference import Method, predict_classes
-    from utils.map_files import map_paths, writing_map
-    from utils.rasters import Image
+    from utils.inference.predictor import Method, predict_classes
+    from utils.inference.map_writer import map_paths, writing_map
+    from utils.data.rasters import Image
     table = read_classes(DEFAULT_TABLE)
     method = Method("stand-in", 0.5, "cosine", 1, False, (1.0,))
     with tf.Graph().as_default(), tf.Session() as session, Image(path) as image:

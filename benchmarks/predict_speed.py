@@ -28,14 +28,14 @@ import rasterio
 import tensorflow.compat.v1 as tf
 
 from utils.classes import ClassTable
-from utils.command_line import argument_parser, positive, run_script
-from utils.inference import Method, build_predictors, predict_classes
-from utils.map_files import map_paths, writing_map
+from utils.cli import argument_parser, positive, run_script
+from utils.inference.predictor import Method, build_predictors, predict_classes
+from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, mean_iou
-from utils.rasters import Image
-from utils.runs import find_checkpoint, find_run, read_settings, restore_model
-from utils.scenes import choose_scenes, find_scenes, read_scene, write_png
-from utils.sliding_window import window_starts
+from utils.data.rasters import Image
+from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.data.scenes import choose_scenes, find_scenes, read_scene, write_png
+from utils.inference.sliding_window import window_starts
 
 PRECISIONS = ("float32", "bfloat16")
 SINGLE = Method("single", 0, "none", 1, False, (1.0,))

@@ -26,8 +26,8 @@ import pandas as pd
 
 import preprocess
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, run_script
-from utils.workers import map_in_processes
+from utils.cli import argument_parser, positive, run_script
+from utils.data.workers import map_in_processes
 
 SIZE = 256
 

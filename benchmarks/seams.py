@@ -21,12 +21,12 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 from utils.classes import ClassTable, colour_map
-from utils.command_line import argument_parser, positive, progress, run_script
-from utils.inference import Method, build_predictors
-from utils.pictures import side_by_side
-from utils.runs import find_checkpoint, find_run, read_settings, restore_model
-from utils.scenes import choose_scenes, find_scenes, read_image, write_png
-from utils.sliding_window import blend_windows, window_batches, window_starts
+from utils.cli import argument_parser, positive, progress, run_script
+from utils.inference.predictor import Method, build_predictors
+from utils.inference.visualise import side_by_side
+from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.data.scenes import choose_scenes, find_scenes, read_image, write_png
+from utils.inference.sliding_window import blend_windows, window_batches, window_starts
 
 STRIDE = 16
 # name: (overlap, blend)

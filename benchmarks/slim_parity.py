@@ -25,8 +25,8 @@ import tf_slim  # noqa: E402
 from tf_slim.nets import resnet_v2 as slim_resnet_v2  # noqa: E402
 
 from resnet_v2 import resnet_v2_50  # noqa: E402
-from utils.pretrained import assign_backbone, read_pretrained  # noqa: E402
-from utils.runs import model_variables  # noqa: E402
+from utils.training.pretrained import assign_backbone, read_pretrained  # noqa: E402
+from utils.training.runs import model_variables  # noqa: E402
 
 DECAY = 0.997
 

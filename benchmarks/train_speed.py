@@ -30,12 +30,12 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 import train
-from utils import tiles
+from utils.data import tiles
 from utils.classes import read_classes
-from utils.command_line import argument_parser, positive, run_script
-from utils.devices import choose_devices, session_on
-from utils.settings import run_settings
-from utils.training import training_graph
+from utils.cli import argument_parser, positive, run_script
+from utils.distributed.devices import choose_devices, session_on
+from utils.training.settings import run_settings
+from utils.training.graph import training_graph
 
 PRECISIONS = ("float32", "bfloat16")
 WARM_UP = 2
@@ -59,7 +59,7 @@ def build_step(stack, arguments, precision, batch=None):
         args = train.parse_arguments()
         if batch:
             patches.enter_context(mock.patch(
-                "utils.tiles.training_batches",
+                "utils.data.tiles.training_batches",
                 lambda *_, **__: (*map(tf.constant, batch), tf.no_op())))
         devices = choose_devices(None, args.batch_size)
         session = stack.enter_context(session_on(devices))

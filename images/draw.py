@@ -9,7 +9,7 @@ import os
 
 from images.model import draw_model
 from images.windows import draw_windows
-from utils.command_line import run_script
+from utils.cli import run_script
 from utils.files import write_text
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))

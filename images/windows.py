@@ -1,4 +1,4 @@
-"""The diagram of the sliding window; places and weights are those of utils/sliding_window.py."""
+"""The diagram of the sliding window; places and weights are those of utils/inference/sliding_window.py."""
 
 import inspect
 import itertools
@@ -6,7 +6,7 @@ import itertools
 from images.scene import both_scenes, show
 from images.svg import (ATROUS, INK, LINE, MARGIN, MUTED, PANEL, PLAIN, STRIDED, WIDTH, arrow, box,
                         curve, document, element, panel, text)
-from utils.sliding_window import predict_bands, window_starts, window_weights
+from utils.inference.sliding_window import predict_bands, window_starts, window_weights
 
 WINDOW, SCENE = 256, 768  # pixels
 SIDE = 228  # of the scene in the picture

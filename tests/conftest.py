@@ -18,8 +18,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 sys.path.insert(0, str(REPOSITORY))
 
-from utils.command_line import run_script  # noqa: E402
-from utils.scenes import write_png  # noqa: E402
+from utils.cli import run_script  # noqa: E402
+from utils.data.scenes import write_png  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import BACKBONES, deeplab_v3
 from random_networks import random_weights
 from resnet_v2 import resnet_v2_50
-from utils.runs import model_variables
+from utils.training.runs import model_variables
 
 # Of the backbone: most of it behaves alike at any width, and is quicker narrow.
 WIDTH, FEATURES = .25, 512

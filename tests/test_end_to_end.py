@@ -20,10 +20,10 @@ import tensorflow.compat.v1 as tf
 
 from conftest import REPOSITORY, draw_scene, write_small_dataset
 import train
-from utils import runs
+from utils.training import runs
 from utils.classes import DEFAULT_TABLE, read_classes
-from utils.rasters import Image
-from utils.scenes import write_png
+from utils.data.rasters import Image
+from utils.data.scenes import write_png
 
 STEPS = 6
 TILE, CROP = 64, 48

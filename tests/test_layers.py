@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 
 from utils.layers import (batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps, depthwise_conv2d,
                           separable_conv2d, subsample)
-from utils.optimisation import weight_decay_loss
+from utils.training.optimizer import weight_decay_loss
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 
 from utils import metrics
 from utils.classes import ClassTable, colour_map, read_classes
-from utils.scenes import write_png
+from utils.data.scenes import write_png
 
 CLASSES = 6
 

@@ -12,11 +12,11 @@ import tensorflow.compat.v1 as tf
 
 import predict
 from deeplab_v3 import deeplab_v3
-from utils import runs
+from utils.training import runs
 from utils.classes import ClassTable, decode_colours
-from utils.inference import check_known
+from utils.inference.predictor import check_known
 from utils.metrics import confusion_matrix, mean_iou
-from utils.scenes import read_image, read_label, write_png
+from utils.data.scenes import read_image, read_label, write_png
 
 NAMES = ("ground", "plants", "roofs")  # not five, so that nothing may count on five
 TABLE = ClassTable(NAMES, np.array([[200, 180, 120], [0, 160, 0], [160, 0, 40]], np.uint8))

@@ -16,10 +16,11 @@ import rasterio
 from rasterio.transform import Affine
 
 import predict
-from utils import map_files, runs
+from utils.inference import map_writer
+from utils.training import runs
 from utils.classes import IGNORE_COLOUR, ClassTable, decode_colours
-from utils.rasters import Image
-from utils.scenes import read_image, read_label, write_png
+from utils.data.rasters import Image
+from utils.data.scenes import read_image, read_label, write_png
 
 TABLE = ClassTable(("red", "green", "blue"),
                    np.array([[200, 0, 0], [0, 160, 0], [0, 0, 190]], np.uint8))
@@ -78,7 +79,7 @@ def _write(path, samples, **settings):
 
 
 def _expected(path, nodata=None, bands=(1, 2, 3)):
-    """The stand-in's map, from the scene as utils.rasters reads it."""
+    """The stand-in's map, from the scene as utils.data.rasters reads it."""
     with Image(path, bands) as image:
         classes = image.read(0, 0, image.height, image.width).argmax(-1).astype(np.uint8)
     if nodata is not None:
@@ -188,7 +189,7 @@ def test_as_many_bands_as_the_run_was_trained_on(call, logs, tmp_path, capsys):
 
 
 def test_pictures_of_a_large_scene_show_every_nth_pixel(call, tmp_path, monkeypatch):
-    monkeypatch.setattr(map_files, "PICTURE_PIXELS", 4000)
+    monkeypatch.setattr(map_writer, "PICTURE_PIXELS", 4000)
     path = _write(tmp_path / "in" / "a.tif", _samples(207, 150))
     _, out = call("--image", path)
     colours = decode_colours(read_image(str(out / "a_colour.png")), TABLE, "picture")
@@ -299,7 +300,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
         import sys, time
         import numpy as np
         import predict
-        from utils.command_line import run_script
+        from utils.cli import run_script
 
         def slow(windows):
             time.sleep(.05)

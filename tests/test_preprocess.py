@@ -12,14 +12,14 @@ import rasterio
 from conftest import REPOSITORY, write_small_dataset
 
 import preprocess
-from utils.augment import TURNS
-from utils.augment import AUGMENTATIONS
+from utils.data.augment import TURNS
+from utils.data.augment import AUGMENTATIONS
 from utils.classes import read_classes
-from utils.command_line import run_script
-from utils.crops import (allowed_corners, choose_validation_cells, draw_corner,
+from utils.cli import run_script
+from utils.data.sampling import (allowed_corners, choose_validation_cells, draw_corner,
                          rare_class_corners, tiles_by_scene)
 from utils.files import replace_set
-from utils.scenes import (find_scenes, read_bands, read_image, read_label, read_scene,
+from utils.data.scenes import (find_scenes, read_bands, read_image, read_label, read_scene,
                           write_png)
 
 TABLE = str(REPOSITORY / "dataset" / "classes.csv")
@@ -427,7 +427,7 @@ def test_bad_input_ends_in_one_line_and_status_2(small_dataset, monkeypatch, cap
 def test_bad_input_from_the_shell(tmp_path):
     result = run(tmp_path / "nowhere")
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1 and "utils.demo_scenes" in result.stderr
+    assert result.stderr.count("\n") == 1 and "utils.data.demo_scenes" in result.stderr
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from random_networks import random_images, random_weights, relative_error
 from resnet_v2 import resnet_v2_50, resnet_v2_101
 from utils.layers import scaled_filters
-from utils.pretrained import assign_backbone, read_pretrained
+from utils.training.pretrained import assign_backbone, read_pretrained
 
 UNITS = {"block1": (64, 3), "block2": (128, 4), "block3": (256, 6), "block4": (512, 3)}
 

@@ -6,8 +6,8 @@ import tensorflow.compat.v1 as tf
 
 import xception
 from random_networks import random_images, random_weights, relative_error
-from utils.optimisation import variable_groups
-from utils.pretrained import assign_backbone, origin_of, read_pretrained
+from utils.training.optimizer import variable_groups
+from utils.training.pretrained import assign_backbone, origin_of, read_pretrained
 from xception import xception_65
 
 # Units and depths as in the paper's figure 4 (arXiv 1802.02611), middle flow apart.

@@ -7,7 +7,7 @@ network is one whose images were cast to bfloat16.
 
 import tensorflow.compat.v1 as tf
 
-from utils.replicas import device_number, total
+from utils.distributed.replicas import device_number, total
 
 BATCH_NORM_EPSILON = 1e-5
 

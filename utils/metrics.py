@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
-from utils.command_line import run_script
+from utils.cli import run_script
 from utils.files import write_text
-from utils.scenes import read_label
+from utils.data.scenes import read_label
 
 # The joint histogram of so many pixels is taken at a time; more only costs memory.
 PIXELS_AT_ONCE = 1 << 22

@@ -1,0 +1,347 @@
+"""Several devices and hosts against one: real processes, each started as this file's own script.
+
+python test_devices.py step TILES DEVICES RESULT.npz [WITHOUT_SYNC.npz] takes one training step of
+a small network of our own layers, losses and train op, and saves its loss and all variables.
+python test_devices.py train FLAGS... is train.py on a small network.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import utils.quiet  # noqa: F401  (before TensorFlow)
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import REPOSITORY, write_small_dataset
+import train
+from deeplab_v3 import _dropout
+from utils import layers
+from utils.data import tiles
+from utils.distributed import cluster, devices, replicas
+from utils.training import ema, graph, losses, optimizer, runs
+from utils.cli import run_script
+from utils.data.scenes import write_png
+
+BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
+# Only to end a process that hangs; a busy machine may take minutes.
+TIMEOUT = 600
+
+
+def take_a_step(folder, number=1, sync=True):
+    """{'loss' or name: its value after the step} of `number` devices of each host."""
+    chosen = devices.choose_devices(number, BATCH)
+    with devices.session_on(chosen) as session:
+        listed = tiles.read_tile_list(folder)
+        step = tf.train.get_or_create_global_step()
+        images, labels, start = tiles.training_batches(listed, BATCH, CLASSES, 5, step,
+                                                       chosen.host, chosen.hosts)
+        said = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
+
+        def part():
+            own_images, own_labels = devices.part_of_batch(chosen, images, labels)
+            net = tf.cast(own_images, tf.float32) / 128 - 1
+            for scope in ("first", "second"):
+                net = layers.conv2d_bn_relu(net, 4, 3, scope, True, 0.9, sync=sync)
+            net = _dropout(net, 0.5, (7, 8), *replicas.device_number())
+            logits = layers.conv2d(net, CLASSES, 1, "logits", use_bias=True)
+            loss = losses.segmentation_loss(
+                logits, own_labels, "dice_cross_entropy", class_weights=[1, 2, 3], hard_pixels=.7,
+                label_smoothing=.1, total=replicas.total)
+            loss += optimizer.weight_decay_loss(0.1)
+            groups = optimizer.variable_groups("first", .5)
+            return {"loss": loss, "all_said": replicas.total(said), "update": optimizer.train_op(
+                loss, "momentum", RATE, 0.0, step, groups, histograms=True)}
+
+        model = {"said": said, **devices.on_each(chosen, part)}
+        model["update"], _, start_of_averages = ema.keep_averages(
+            model["update"], tf.trainable_variables(), .5, step)
+        session.run(tf.global_variables_initializer())
+        random = np.random.default_rng(1)
+        for variable in tf.trainable_variables():
+            session.run(variable.assign(random.normal(size=variable.shape).astype(np.float32)))
+        session.run(start_of_averages)
+        devices.check_alike(chosen, session, model, {}, listed)
+        session.run(start)
+        # The first device alone has histograms.
+        loss, *_ = session.run((model["loss"], model["update"],
+                                tf.get_collection(tf.GraphKeys.SUMMARIES)))
+        names = [variable.op.name for variable in tf.global_variables()]
+        values = session.run([variable.read_value() for variable in tf.global_variables()])
+        devices.check_alike(chosen, session, model, {}, listed)
+    return {"loss": loss, **dict(zip(names, values))}
+
+
+def free_ports(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def tf_config(ports, index):
+    return json.dumps({"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+                       "task": {"type": "worker", "index": index}})
+
+
+def start(script, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, arguments)], cwd=REPOSITORY, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment})
+
+
+def end(process, status=0):
+    """(stdout, stderr) of a process that must end with `status`."""
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    assert process.returncode == status, output + errors
+    return output, errors
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """{'one', 'two', 'host0', 'host1', and 'apart', two without sync: take_a_step's values}."""
+    folder = tmp_path_factory.mktemp("tiles")
+    random, rows = np.random.default_rng(0), []
+    for number in range(6):
+        label = random.integers(0, CLASSES, (SIZE, SIZE)).astype(np.uint8)
+        label[:number * 2] = 255  # each device counts another number of pixels
+        write_png(str(folder / f"{number}.png"),
+                  random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
+        write_png(str(folder / f"{number}_label.png"), label)
+        rows.append((f"{number}.png", f"{number}_label.png"))
+    pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "path_list.csv", index=False)
+    ports = free_ports(2)
+    started = [start(__file__, "step", folder, 2, folder / "two.npz", folder / "apart.npz")]
+    started += [start(__file__, "step", folder, 1, folder / f"host{index}.npz",
+                      TF_CONFIG=tf_config(ports, index)) for index in range(2)]
+    values = {"one": take_a_step(folder)}
+    for process in started:
+        end(process)
+    return values | {name: dict(np.load(folder / f"{name}.npz"))
+                     for name in ("two", "apart", "host0", "host1")}
+
+
+@pytest.mark.parametrize("other", ["two", "host0", "host1"])
+def test_a_step_on_two_devices_or_hosts_is_that_of_one_on_the_same_batch(steps, other):
+    """Loss, weights (by plain gradient descent, so gradients), moving statistics and step."""
+    assert set(steps[other]) == set(steps["one"])
+    for name, value in steps["one"].items():
+        np.testing.assert_allclose(steps[other][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_without_sync_each_device_has_statistics_of_its_own(steps):
+    """The moving mean is still that of the whole batch, the variance lower than it."""
+    one, apart = steps["one"], steps["apart"]
+    np.testing.assert_allclose(apart["first/BatchNorm/moving_mean"],
+                               one["first/BatchNorm/moving_mean"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(apart["logits/weights"], one["logits/weights"], rtol=1e-3)
+
+
+GOOD = json.loads(cluster.EXAMPLE)
+
+
+@pytest.mark.parametrize("config, message", [
+    ("{", "not JSON"), ("[]", "needs a cluster and a task"), ({"cluster": GOOD["cluster"]}, "task"),
+    ({"task": GOOD["task"]}, "needs a cluster"),
+    ({**GOOD, "task": {"type": "worker", "index": 2}}, "index 2 is not from 0 to 1"),
+    ({**GOOD, "task": {"type": "worker", "index": "0"}}, "index '0'"),
+    ({**GOOD, "task": {"type": "chief", "index": 0}}, "type 'chief' is not in the cluster"),
+    ({**GOOD, "task": {"type": ["worker"], "index": 0}}, "is not in the cluster"),
+    ({**GOOD, "cluster": {"worker": ["a"]}}, "host:port"),
+    ({**GOOD, "cluster": {"worker": ["a:1", "a:1"]}}, "twice"),
+    ({**GOOD, "cluster": {"ps": ["a:1"]}}, "neither chief nor worker"),
+    ({**GOOD, "cluster": {"chief": ["a:1", "b:1"]}}, "more than one chief"),
+])
+def test_a_malformed_tf_config_is_told(config, message):
+    with pytest.raises(ValueError, match=message) as error:
+        cluster.read_tf_config(config if isinstance(config, str) else json.dumps(config))
+    assert str(error.value).startswith("TF_CONFIG: ")
+
+
+def test_the_chief_is_first_among_the_hosts():
+    jobs = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
+    tasks = [{"type": "chief", "index": 0}, {"type": "worker", "index": 0},
+             {"type": "worker", "index": 1}]
+    found = [cluster.read_tf_config(json.dumps({"cluster": jobs, "task": task})) for task in tasks]
+    assert [each.host for each in found] == [0, 1, 2]
+    assert found[0].addresses == ["a:1", "b:1", "c:1"]
+
+
+def test_slurms_variables_name_the_hosts(monkeypatch):
+    for name, value in {"PROCID": "1", "STEP_NUM_TASKS": "4", "STEP_NODELIST": "n[9-10]",
+                        "STEP_TASKS_PER_NODE": "2(x2)", "LOCALID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURMD_NODENAME", "n9")
+    found = cluster.find_cluster(8888)
+    assert found.jobs == {"worker": ["n10:8888", "n10:8889", "n9:8888", "n9:8889"]}
+    assert found.addresses[found.host] == "n9:8889"
+
+
+def test_outside_of_slurm_its_variables_are_asked_for(monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(ValueError, match="--slurm: .*SLURM_PROCID.*srun"):
+        cluster.find_cluster(8888)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = write_small_dataset(tmp_path_factory.mktemp("data"))
+    end(start("preprocess.py", "--dataset", folder, "--tiles", 8, "--tile_size", 32,
+              "--processes", 1))
+    return folder
+
+
+def stand_in(images, num_classes, is_training, **_):
+    """In the place of deeplab_v3, which takes a minute to build and half a gigabyte to save."""
+    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
+        net = layers.conv2d_bn_relu(tf.cast(images, tf.float32) / 128 - 1, 4, 3, "first",
+                                    is_training, 0.9)
+        return layers.conv2d(net, num_classes, 1, "logits"), {}
+
+
+def train_flags(dataset, *flags):
+    return ("--dataset", dataset, "--logs", dataset / "logs", "--pretrained", "none",
+            "--multi_grid", 1, 1, 1, "--origin", dataset / "none", *flags)
+
+
+def start_training(dataset, *flags, ports=None, index=0):
+    """All of train.py on the stand-in, endless, saving at each step."""
+    environment = {"TF_CONFIG": tf_config(ports, index)} if ports else {}
+    return start(__file__, "train", *train_flags(
+        dataset, "--run", "pair", "--batch_size", 2, "--steps", 10 ** 6, "--save_every", 10,
+        "--test_display", 10 ** 6, "--ema", .9, *flags), **environment)
+
+
+def wait_for_step(process, run, after):
+    """Returns when a checkpoint of a step beyond `after` is there."""
+    while process.poll() is None:
+        if runs.has_checkpoint(run) and runs.find_checkpoint(run, runs.NEWEST)[1] > after:
+            return
+        time.sleep(0.1)
+    raise AssertionError("".join(process.communicate()))
+
+
+@pytest.mark.parametrize("number, batch, config, message", [
+    (1000, 1000, None, "--devices 1000: this host has "),
+    (2, 3, None, "--batch_size 3 is not divisible by the 2 devices"),
+    (None, 3, cluster.EXAMPLE, "--batch_size 3 is not divisible by the 2 devices"),
+    (None, 2, "{}", "TF_CONFIG: it needs"),
+])
+def test_what_cannot_be_shared_is_named(monkeypatch, number, batch, config, message):
+    monkeypatch.setenv("TF_CONFIG", config or "")
+    with pytest.raises(ValueError, match=message):
+        devices.choose_devices(number, batch)
+
+
+def test_a_port_in_use_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("TF_CONFIG", tf_config([port, port + 1], 0))
+        with pytest.raises(OSError, match=f"^127.0.0.1:{port}: port {port} cannot be used"):
+            devices.choose_devices(None, 2)
+
+
+def test_a_run_that_waits_for_a_host_that_is_gone_ends(monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", .2)
+    server = tf.distribute.Server.create_local_server()
+    own, [gone] = server.target.removeprefix("grpc://"), free_ports(1)
+    with tf.Graph().as_default():
+        empty = tf.FIFOQueue(1, [tf.int32]).dequeue()
+        session = tf.Session(server.target)
+        with pytest.raises(tf.errors.OpError) as error:
+            with cluster.closed_if_lost(session, [own, f"127.0.0.1:{gone}"]):
+                session.run(empty)
+        assert cluster.is_lost(error.value)
+
+
+def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(dataset):
+    """On both hosts again, and then on one host with two devices."""
+    run = str(dataset / "logs" / "pair")
+    ports = free_ports(2)
+    chief, worker = (start_training(dataset, ports=ports, index=index) for index in range(2))
+    wait_for_step(chief, run, 0)
+    worker.send_signal(signal.SIGKILL)
+    _, errors = end(chief, 2)
+    assert "another host was lost at step" in errors and errors.count("\n") == 1, errors
+    worker.communicate()
+    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    assert f"the checkpoint of step {kept} is kept" in errors
+
+    chief, worker = (start_training(dataset, ports=ports, index=index) for index in range(2))
+    wait_for_step(chief, run, kept)
+    worker.send_signal(signal.SIGTERM)  # one is asked to stop: both do, after the same step
+    output, errors = end(chief, 130)
+    assert f"resumed at step {kept}\n" in output and "stopped and saved at step" in output
+    assert errors == ""
+    output, _ = end(worker, 130)  # only the chief tells
+    assert all(line.startswith("waiting for ") for line in output.splitlines())
+    assert len(list(pathlib.Path(run).glob("events.out.*"))) == 2
+
+    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    alone = start_training(dataset, "--devices", 2)
+    wait_for_step(alone, run, kept)
+    alone.send_signal(signal.SIGTERM)
+    output, errors = end(alone, 130)
+    assert f"resumed at step {kept}\n" in output and errors == ""
+
+
+def test_averages_of_two_devices_are_saved_as_the_best(dataset):
+    output, errors = end(start(__file__, "train", *train_flags(
+        dataset, "--run", "averaged", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema",
+        .9)))
+    assert "done; best mean-IoU" in output and errors == ""
+    best, newest = (tf.train.load_checkpoint(runs.find_checkpoint(
+        str(dataset / "logs" / "averaged"), which)[0]) for which in (runs.BEST, runs.NEWEST))
+    name = "logits/weights"
+    average = best.get_tensor(name)
+    np.testing.assert_array_equal(average, newest.get_tensor(ema.average_name(name)))
+    assert (average != newest.get_tensor(name)).any()
+
+
+def test_a_tile_that_was_lost_is_named_in_one_line(dataset, tmp_path):
+    shutil.copytree(dataset / "train", tmp_path / "train")
+    for name in ("path_list.csv", "validation_list.csv"):
+        shutil.copy(dataset / name, tmp_path)
+    lost = tmp_path / "train" / "labels" / "000007.png"
+    lost.unlink()
+    _, errors = end(start(__file__, "train", *train_flags(
+        tmp_path, "--run", "lost", "--batch_size", 2, "--steps", 9)), 2)
+    assert str(lost) in errors and errors.count("\n") == 1
+
+
+def test_a_model_too_large_for_the_memory_ends_with_what_to_lower():
+    with pytest.raises(MemoryError, match="does not fit .*lower --width, --batch_size"):
+        with devices.session_on(devices.Devices()):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+
+def train_on_stand_in():
+    graph.deeplab_v3 = stand_in
+    del sys.argv[1]
+    run_script(train.main)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "train":
+        train_on_stand_in()
+    else:
+        for path, sync in zip(sys.argv[4:], (True, False)):
+            np.savez(path, **take_a_step(sys.argv[2], int(sys.argv[3]), sync))

@@ -1,0 +1,157 @@
+"""utils/training/evaluation.py with a predictor whose answer is known."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow.compat.v1 as tf
+
+from utils.training import evaluation, runs
+from utils.classes import colour_map, read_classes
+from utils.training.tensorboard import EventWriter
+from utils.metrics import confusion_matrix
+from utils.inference.visualise import confusion_picture
+from utils.data.scenes import write_png
+
+SIZE = 32
+
+
+@pytest.fixture
+def table(repository):
+    return read_classes(str(repository / "dataset" / "classes.csv"))
+
+
+def predict_red(images):
+    """Probabilities of the class whose id is the red band."""
+    assert images.dtype == np.uint8
+    return np.eye(5, dtype=np.float32)[np.minimum(images[..., 0], 4)]
+
+
+def write_tiles(folder, count, draw_scene):
+    """(list of tiles, labels, predictions): predict_red is wrong on a tenth of the pixels."""
+    random = np.random.default_rng(0)
+    rows, labels, predictions = [], [], []
+    for number in range(count):
+        image, label = draw_scene(SIZE, SIZE, seed=number)
+        image[..., 0] = np.where((label == 255) | (random.random(label.shape) < .1), 3, label)
+        rows.append((str(folder / f"{number}.png"), str(folder / f"{number}_label.png")))
+        write_png(rows[-1][0], image)
+        write_png(rows[-1][1], label)
+        labels.append(label)
+        predictions.append(image[..., 0])
+    return pd.DataFrame(rows, columns=["image", "label"]), np.stack(labels), np.stack(predictions)
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_all_tiles_count_once_and_batches_keep_one_shape(tmp_path, draw_scene, table, count):
+    listed, labels, predictions = write_tiles(tmp_path, count, draw_scene)
+    shapes = set()
+
+    def predict(images):
+        shapes.add(images.shape)
+        return predict_red(images)
+
+    matrix = evaluation.evaluate_tiles(predict, listed, table, 4)
+    np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, 5))
+    assert shapes == {(4, SIZE, SIZE, 3)}
+
+
+def test_no_tiles_give_no_counts_and_no_scores(table):
+    matrix = evaluation.evaluate_tiles(None, pd.DataFrame(columns=["image", "label"]), table, 4)
+    assert matrix.shape == (5, 5) and not matrix.any()
+    assert evaluation.score_values("validation", matrix, table) == {}
+
+
+def test_a_tile_of_another_size_is_named(tmp_path, draw_scene, table):
+    listed, _, _ = write_tiles(tmp_path, 4, draw_scene)
+    write_png(str(tmp_path / "3.png"), np.zeros((8, 8, 3), np.uint8))
+    write_png(str(tmp_path / "3_label.png"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"3\.png: 8 x 8 pixels of 3 band"):
+        evaluation.evaluate_tiles(predict_red, listed, table, 2)
+
+
+@pytest.mark.parametrize("height, width", [(96, 64), (100, 70), (20, 50)])
+def test_map_scene_puts_every_pixel_in_its_place(height, width):
+    image = np.random.default_rng(0).integers(0, 5, (height, width, 3), np.uint8)
+    np.testing.assert_array_equal(evaluation.map_scene(predict_red, image, SIZE, 4),
+                                  image[..., 0])
+
+
+def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
+    matrix = np.zeros((5, 5), np.int64)
+    matrix[0, 0], matrix[0, 1], matrix[1, 1] = 6, 2, 4
+    values = evaluation.score_values("held_out", matrix, table)
+    assert values == {
+        "held_out/mean_iou": pytest.approx((6 / 8 + 4 / 6) / 2),
+        "held_out/accuracy": pytest.approx(10 / 12),
+        f"held_out_iou/{table.names[0]}": pytest.approx(6 / 8),
+        f"held_out_iou/{table.names[1]}": pytest.approx(4 / 6)}
+    summary = evaluation.scalar_summary(values)
+    assert {v.tag: v.simple_value for v in summary.value} == pytest.approx(values)
+
+
+def test_boundary_f1_is_of_a_whole_map_and_left_out_where_nothing_borders(table):
+    label = np.zeros((20, 30), np.uint8)
+    label[:, 15:] = 1
+    assert evaluation.boundary_values("held_out", label, label, table) == {
+        "held_out/boundary_f1": 1}
+    far = np.roll(label, 7, axis=1)  # its boundaries are 7 columns off, and there is a second one
+    assert evaluation.boundary_values("held_out", label, far, table) == {
+        "held_out/boundary_f1": 0}
+    assert evaluation.boundary_values("held_out", label * 0, label * 0, table) == {}
+
+
+def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
+    matrix = np.diag(np.arange(1, 6))
+    [value] = evaluation.confusion_summary("held_out", matrix, table).value
+    assert value.tag == "confusion_matrix/held_out"
+    png = np.frombuffer(value.image.encoded_image_string, np.uint8)
+    picture = cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(picture, confusion_picture(matrix, table))
+    assert picture.shape == (value.image.height, value.image.width, 3)
+
+
+def keep_scores(run, scores):
+    """What the run's folder tells after evaluations that gave `scores` (step, validation)."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.get_variable("weights", [3])
+        saver = runs.best_saver()
+        session.run(tf.global_variables_initializer())
+        best, writer = runs.read_best_score(run) or {}, EventWriter(run, 1)
+        for step, score in scores:
+            evaluation.keep_best(session, saver, run, writer, step, {
+                "mean_iou": score, "held_out_mean_iou": step / 10}, best)
+        writer.close()
+    return runs.read_best_score(run), runs.find_checkpoint(run, runs.BEST)[1]
+
+
+def test_the_best_is_kept_across_starts_and_the_later_of_equals(tmp_path):
+    run = str(tmp_path)
+    assert keep_scores(run, [(1, .3), (2, .5), (3, .4)]) == (
+        {"step": 2, "mean_iou": .5, "held_out_mean_iou": .2, "evaluated": 3}, 2)
+    assert keep_scores(run, [(4, .4), (5, .5), (6, None)]) == (
+        {"step": 5, "mean_iou": .5, "held_out_mean_iou": .5, "evaluated": 6}, 5)
+
+
+def test_without_validation_tiles_the_newest_is_the_best(tmp_path):
+    assert keep_scores(str(tmp_path), [(1, None), (2, None)]) == (
+        {"step": 2, "mean_iou": None, "held_out_mean_iou": .2, "evaluated": 2}, 2)
+
+
+@pytest.mark.parametrize("height, width", [(100, 70), (20, 50)])
+def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table, height, width):
+    image, label = draw_scene(height, width)
+    prediction = np.where(label == 255, 0, label)
+    summary = evaluation.picture_summary(image, label, prediction, table, SIZE)
+    assert len(summary.value) == evaluation.PICTURES
+    rows, columns = min(SIZE, height), min(SIZE, width)
+    for value in summary.value:
+        assert value.tag.startswith("held_out/row_")
+        top, left = (int(part) for part in value.tag.split("_")[2::2])
+        png = np.frombuffer(value.image.encoded_image_string, np.uint8)
+        picture = cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        assert picture.shape == (value.image.height, value.image.width, 3)
+        assert value.image.height == rows and value.image.width >= 3 * columns
+        part = np.s_[top:top + rows, left:left + columns]
+        np.testing.assert_array_equal(picture[:, :columns], image[part])
+        np.testing.assert_array_equal(picture[:, -columns:], colour_map(prediction[part], table))

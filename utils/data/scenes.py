@@ -1,0 +1,230 @@
+"""Finding scenes on disk, and reading and writing whole ones. Windows of them: utils.data.rasters."""
+
+import contextlib
+import glob
+import json
+import os
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from utils.files import write_bytes
+from utils.data.rasters import RGB, Image, Label, Raster, percentile_stretch
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LABEL_SUFFIX = "_class"
+# Beside the tiles: the bands they show, and their stretch.
+BANDS = "bands.json"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene on disk; `label_path` is None where there is no label."""
+
+    name: str
+    image_path: str
+    label_path: str = None
+
+
+def find_scenes(folder):
+    """All scenes in `folder`, by name: N.png (or .jpg, .tif) with N_class.png where it exists.
+
+    Raises FileNotFoundError, saying both ways on, where there is none, and ValueError where two
+    files claim one name.
+    """
+    files = {}
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        stem, extension = os.path.splitext(file)
+        if extension.lower() in EXTENSIONS and not file.startswith("."):
+            if stem in files:
+                raise ValueError(f"{folder}: {files[stem]} and {file} are both scene {stem}; "
+                                 "move one away")
+            files[stem] = file
+    names = [stem for stem in files if not stem.endswith(LABEL_SUFFIX)]
+    if not names:
+        raise FileNotFoundError(
+            f"{folder}: no scenes there (N.png with N_class.png, also .jpg and .tif); fetch a data "
+            "set (see dataset/README.md), or draw demo scenes with 'python -m utils.data.demo_scenes "
+            "--out dataset/demo/origin' and pass --dataset dataset/demo")
+    path = {stem: os.path.join(folder, file) for stem, file in files.items()}
+    return {name: Scene(name, path[name], path.get(name + LABEL_SUFFIX))
+            for name in sorted(names, key=_natural)}
+
+
+def choose_scenes(scenes, names, folder):
+    """The scenes called `names`, in that order. Raises ValueError naming one that is missing."""
+    missing = [name for name in names if name not in scenes]
+    if missing:
+        raise ValueError(f"{folder}: there is no scene {', '.join(missing)}; "
+                         f"there are {', '.join(scenes)}")
+    return [scenes[name] for name in names]
+
+
+def scenes_of(names, label=None):
+    """The scenes that `names` name, as paths or patterns ('folder/*.tif', which leave labels out).
+
+    label: path of the label where there is one scene. Raises ValueError, FileNotFoundError.
+    """
+    paths = []
+    for name in names:
+        found = [name] if os.path.exists(name) or not glob.has_magic(name) else [
+            path for path in sorted(glob.glob(name, recursive=True))
+            if not os.path.splitext(path)[0].endswith(LABEL_SUFFIX)]
+        if not found:
+            raise FileNotFoundError(f"{name}: no scene matches that pattern; check --image")
+        paths += found
+    paths = list(dict.fromkeys(paths))
+    if label and len(paths) > 1:
+        raise ValueError(f"{label}: --label goes with a single --image; there are {len(paths)}")
+    scenes = {}
+    for path in paths:
+        name = os.path.splitext(os.path.basename(path))[0]
+        if name in scenes:
+            raise ValueError(f"{path}: {scenes[name].image_path} is called {name} too, so their "
+                             "maps would have one name; give them in two calls with other --out")
+        scenes[name] = Scene(name, path, label)
+    return list(scenes.values())
+
+
+def held_out_scene(folders, name):
+    """Scene `name` from the first of `folders` that has it. Raises ValueError, OSError."""
+    scenes = {}
+    for folder in reversed(folders):
+        with contextlib.suppress(FileNotFoundError):
+            scenes.update(find_scenes(folder))
+    # With no scene anywhere the first folder's own message says what to do.
+    scenes = scenes or find_scenes(folders[0])
+    return choose_scenes(scenes, [name], " and ".join(folders))[0]
+
+
+def read_image(path, bands=None, stretch=None):
+    """uint8 [height, width, bands], RGB by default. Raises OSError, ValueError naming the file.
+
+    Without `bands` only samples of 8 bits are taken; with them as for utils.data.rasters.Image.
+    """
+    with Image(path, bands or RGB, stretch) as image:
+        if not bands and image.dtype != np.uint8:
+            raise ValueError(f"{path}: {image.bands} band(s) of {image.dtype}; a scene needs three "
+                             "bands (red, green, blue) of 8 bits, so convert it first or, of a "
+                             "GeoTIFF, name three with --bands")
+        return image.read(0, 0, image.height, image.width)
+
+
+def read_label(path, table):
+    """Class ids uint8 [height, width] from ids or a colour mask. Raises OSError, ValueError."""
+    with Label(path, table) as label:
+        return label.read(0, 0, label.height, label.width)
+
+
+def read_scene(scene, table, bands=None, stretch=None):
+    """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
+
+    bands, stretch: as for `read_image`; without them the image is RGB.
+    """
+    if scene.label_path is None:
+        raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
+                                "missing; put it beside the image")
+    image = read_image(scene.image_path, bands, stretch)
+    label = read_label(scene.label_path, table)
+    check_same_size(scene, image.shape, label.shape)
+    return image, label
+
+
+def common_stretch(paths, bands):
+    """One stretch for all scenes at `paths`, each with the same say; None if all are of 8 bits."""
+    samples = []
+    for path in paths:
+        with Image(path, bands) as image:
+            if image.stretch is not None:
+                samples.append(image.sampled_data())
+    if not samples:
+        return None
+    shortest = max(1, min(map(len, samples)))
+    return percentile_stretch(np.concatenate(
+        [part[::max(1, len(part) // shortest)] for part in samples]))
+
+
+def write_bands(folder, bands, stretch):
+    """Notes in `folder` which bands its tiles show and how they were stretched; None is None."""
+    write_bytes(os.path.join(folder, BANDS), json.dumps(
+        {"bands": bands, "stretch": stretch}).encode() + b"\n")
+
+
+def read_bands(folder):
+    """What `write_bands` noted in `folder`, as a dict; empty for plain scenes of 8 bits."""
+    path = os.path.join(folder, BANDS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            noted = json.load(file)
+        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
+                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
+            raise ValueError
+        return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
+
+
+def check_same_size(scene, image, label):
+    """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
+    if image[:2] != label[:2]:
+        raise ValueError(f"{scene.label_path}: {label[0]} x {label[1]} pixels (height x width), "
+                         f"but its image {scene.image_path} has {image[0]} x {image[1]}; a label "
+                         "must have its image's size")
+
+
+def encode_png(pixels, photo=False):
+    """uint8 [height, width] or RGB [height, width, 3] -> bytes of a PNG.
+
+    photo=True is the fastest way for natural images, at the price of a fifth more bytes.
+    """
+    # Level 1 on its own makes OpenCV try all five row filters, which is slower than its default.
+    if pixels.ndim == 2:
+        row_filter, strategy = cv2.IMWRITE_PNG_FILTER_NONE, cv2.IMWRITE_PNG_STRATEGY_RLE
+    else:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        row_filter = cv2.IMWRITE_PNG_FILTER_AVG if photo else cv2.IMWRITE_PNG_FILTER_UP
+        strategy = (cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY if photo
+                    else cv2.IMWRITE_PNG_STRATEGY_DEFAULT)
+    encoded, data = cv2.imencode(".png", pixels, [
+        cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, strategy,
+        cv2.IMWRITE_PNG_FILTER, row_filter])
+    if not encoded:
+        raise ValueError(f"an array of shape {pixels.shape} could not be encoded as PNG")
+    return data.tobytes()
+
+
+def encode_tile(image):
+    """uint8 [size, size, bands] -> bytes of a PNG, without loss.
+
+    Three bands are RGB. PNG has no place for two bands or five, so any other number is grey with
+    the bands below each other: [bands * size, size].
+    """
+    if image.shape[2] != len(RGB):
+        return encode_png(np.concatenate(np.moveaxis(image, -1, 0)))
+    return encode_png(image, photo=True)
+
+
+def read_tile_image(path):
+    """uint8 [size, size, bands] of a PNG of `encode_tile`. Raises OSError, ValueError."""
+    with Raster(path) as tile:
+        size, bands = tile.width, tile.height // tile.width
+        if tile.dtype == np.uint8 and tile.bands >= len(RGB):
+            return tile.samples(0, 0, tile.height, size, RGB)
+        if tile.dtype == np.uint8 and tile.bands == 1 and tile.height == bands * size:
+            grey = tile.samples(0, 0, tile.height, size, (1,))
+            return np.moveaxis(grey.reshape(bands, size, size), 0, -1)
+        raise ValueError(f"{path}: not a tile (RGB, or bands of one size below each other, of 8 "
+                         "bits); run preprocess.py again")
+
+
+def write_png(path, pixels):
+    """Writes ids uint8 [height, width] or RGB uint8 [height, width, 3], whole or not at all."""
+    write_bytes(path, encode_png(pixels))
+
+
+def _natural(name):
+    """Sort key under which scene 10 follows scene 9."""
+    return (not name.isdigit(), int(name) if name.isdigit() else 0, name)

@@ -1,0 +1,144 @@
+"""Scores and pictures of a model in training, on validation tiles and on the held-out scene.
+
+Also which checkpoint is the best.
+"""
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from utils.training import runs
+from utils.classes import colour_map
+from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
+                           mean_iou)
+from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
+from utils.data.scenes import encode_png
+from utils.inference.sliding_window import predict_bands
+from utils.data.tiles import read_tile
+
+PICTURES = 4
+
+
+def write_evaluation(session, model, writer, step, table, validation, held_out, tile_size,
+                     batch_size):
+    """Scores and pictures of this step to TensorBoard.
+
+    Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
+    None where there are none.
+    """
+    def predict(images):
+        return session.run(model["probabilities"], {model["evaluated"]: images})
+
+    matrix = evaluate_tiles(predict, validation, table, batch_size)
+    values = score_values("validation", matrix, table)
+    if validation.size:
+        writer.add_summary(confusion_summary("validation", matrix, table), step)
+    if held_out:
+        image, label = held_out
+        prediction = map_scene(predict, image, tile_size, batch_size)
+        matrix = confusion_matrix(label, prediction, len(table))
+        values.update(score_values("held_out", matrix, table))
+        values.update(boundary_values("held_out", label, prediction, table))
+        writer.add_summary(confusion_summary("held_out", matrix, table), step)
+        writer.add_summary(picture_summary(image, label, prediction, table, tile_size), step)
+    writer.add_summary(scalar_summary(values), step)
+    print(f"step {step}: " + ", ".join(
+        f"{tag} {value:.4f}" for tag, value in values.items()
+        if tag.endswith(("/mean_iou", "/accuracy", "/boundary_f1"))), flush=True)
+    return {"mean_iou": values.get("validation/mean_iou"),
+            "held_out_mean_iou": values.get("held_out/mean_iou")}
+
+
+def keep_best(session, saver, run, writer, step, scores, best):
+    """Saves the model as the run's best where `scores` are no worse than those of `best`.
+
+    scores: what `write_evaluation` returned. Without validation tiles the newest is the best.
+    best: what `runs.read_best_score` returns; {} before the first evaluation. It is brought up to
+    date here and in the run's folder.
+    """
+    if (scores["mean_iou"] or 0) >= (best.get("mean_iou") or 0):
+        runs.save(session, saver, run, runs.BEST, step)
+        best.update(scores, step=step)
+        writer.add_summary(scalar_summary({
+            f"best/{name}": value for name, value in scores.items() if value is not None}), step)
+    best["evaluated"] = step
+    runs.write_best_score(run, best)
+
+
+def evaluate_tiles(predict, validation, table, batch_size):
+    """Confusion matrix over the tiles of the list `validation`.
+
+    predict: function from uint8 [batch_size, size, size, bands] to probabilities [..., classes].
+    """
+    matrix = np.zeros((len(table), len(table)), np.int64)
+    rows = list(validation.itertuples())
+    shape = read_tile(rows[0], table)[0].shape if rows else None
+    for first in range(0, len(rows), batch_size):
+        images, labels = zip(*(read_tile(row, table, shape)
+                               for row in rows[first:first + batch_size]))
+        # One batch shape, so that the graph is optimised once.
+        filled = images + (images[0],) * (batch_size - len(images))
+        predicted = predict(np.stack(filled))[:len(images)].argmax(-1).astype(np.uint8)
+        matrix += confusion_matrix(np.stack(labels), predicted, len(table))
+    return matrix
+
+
+def map_scene(predict, image, window, batch_size):
+    """Class ids uint8 [height, width] of a scene in one pass of disjoint windows.
+
+    The quick look of training; predict.py blends overlapping windows.
+    """
+    def read(top, left, height, width):
+        return image[top:top + height, left:left + width]
+
+    bands = predict_bands(read, *image.shape[:2], predict, (window, window), overlap=0,
+                          batch_size=batch_size, blend="none")
+    return np.concatenate([probabilities.argmax(-1).astype(np.uint8) for _, probabilities in bands])
+
+
+def score_values(group, matrix, table):
+    """The scores of a confusion matrix as TensorBoard tags -> values; absent classes left out."""
+    values = {f"{group}/mean_iou": mean_iou(matrix), f"{group}/accuracy": accuracy(matrix)}
+    for name, value in zip(table.names, intersection_over_union(matrix)):
+        values[f"{group}_iou/{name}"] = value
+    return {tag: float(value) for tag, value in values.items() if np.isfinite(value)}
+
+
+def boundary_values(group, label, prediction, table):
+    """The boundary F1 of a whole map as {tag: value}; {} where no class has a boundary."""
+    boundary_f1 = BoundaryF1(len(table))
+    boundary_f1.add(label, prediction)
+    score = boundary_f1.score()
+    return {f"{group}/boundary_f1": score} if np.isfinite(score) else {}
+
+
+def scalar_summary(values):
+    """tf.Summary of tags -> float values."""
+    return tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=float(value))
+                             for tag, value in values.items()])
+
+
+def picture_summary(image, label, prediction, table, window):
+    """tf.Summary of image | label | prediction at fixed places down the scene's diagonal."""
+    values = []
+    height, width = label.shape
+    for number in range(PICTURES):
+        top, left = (round(max(0, side - window) * (number + .5) / PICTURES)
+                     for side in (height, width))
+        part = slice(top, top + window), slice(left, left + window)
+        picture = side_by_side([rgb_of(image[part]), colour_map(label[part], table),
+                                colour_map(prediction[part], table)])
+        values.append(_picture(f"held_out/row_{top}_column_{left}", picture))
+    return tf.Summary(value=values)
+
+
+def confusion_summary(name, matrix, table):
+    """tf.Summary of a confusion matrix as a picture."""
+    return tf.Summary(value=[
+        _picture(f"confusion_matrix/{name}", confusion_picture(matrix, table))])
+
+
+def _picture(tag, picture):
+    """RGB uint8 [height, width, 3] as a value of a tf.Summary."""
+    return tf.Summary.Value(tag=tag, image=tf.Summary.Image(
+        height=picture.shape[0], width=picture.shape[1], colorspace=3,
+        encoded_image_string=encode_png(picture)))
