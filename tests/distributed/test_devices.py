@@ -100,7 +100,8 @@ def start(script, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)], cwd=REPOSITORY, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment})
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
+             **environment})
 
 
 def end(process, status=0):

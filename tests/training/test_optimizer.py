@@ -66,8 +66,8 @@ def problem(session):
             "loss": scale * tf.nn.l2_loss(weights), "step": tf.train.get_or_create_global_step()}
 
 
-def build(session, problem, optimizer, rate=.1, momentum=.9):
-    update = optimizer.train_op(problem["loss"], optimizer, rate, momentum, problem["step"])
+def build(session, problem, method, rate=.1, momentum=.9):
+    update = optimizer.train_op(problem["loss"], method, rate, momentum, problem["step"])
     session.run(tf.global_variables_initializer())
     return update
 
@@ -93,7 +93,7 @@ def test_adam_updates_as_its_formula(session, problem):
     np.testing.assert_allclose(session.run(problem["weights"]), weights, rtol=1e-4)
 
 
-def trained_in_groups(session, optimizer, factor, freeze_batch_norm=False, steps=3):
+def trained_in_groups(session, method, factor, freeze_batch_norm=False, steps=3):
     """Name -> value before and after some steps of the loss sum(variable^2) / 2."""
     for name, value in {"net/conv/weights": 1., "net/conv/BatchNorm/gamma": 2.,
                         "net/conv/BatchNorm/beta": 3., "network/weights": -1.,
@@ -104,8 +104,8 @@ def trained_in_groups(session, optimizer, factor, freeze_batch_norm=False, steps
     groups = optimizer.variable_groups("net", factor, freeze_batch_norm)
     loss = tf.add_n([tf.nn.l2_loss(v) for v in variables.values()])
     # The rate depends on the step, as a schedule's does: all groups must see the same step.
-    update = optimizer.train_op(loss, optimizer, .1 / tf.cast(step + 1, tf.float32), .9, step,
-                                   groups)
+    update = optimizer.train_op(loss, method, .1 / tf.cast(step + 1, tf.float32), .9, step,
+                                groups)
     session.run(tf.global_variables_initializer())
     before = session.run(variables)
     for _ in range(steps):
@@ -114,7 +114,7 @@ def trained_in_groups(session, optimizer, factor, freeze_batch_norm=False, steps
     return before, session.run(variables)
 
 
-def numpy_steps(optimizer, value, factor, steps=3):
+def numpy_steps(method, value, factor, steps=3):
     """A variable after some steps of the loss value^2 / 2 at the rate factor * .1 / step."""
     speed = first = second = 0.
     for t in range(1, steps + 1):
@@ -122,17 +122,17 @@ def numpy_steps(optimizer, value, factor, steps=3):
         speed = .9 * speed + gradient
         first, second = .9 * first + .1 * gradient, .999 * second + .001 * gradient ** 2
         adam = first / (1 - .9 ** t) / (np.sqrt(second / (1 - .999 ** t)) + 1e-8)
-        value = value - rate * {"momentum": speed, "adam": adam}[optimizer]
+        value = value - rate * {"momentum": speed, "adam": adam}[method]
     return value
 
 
-@pytest.mark.parametrize("optimizer", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("method", optimizer.OPTIMIZERS)
 @pytest.mark.parametrize("factor", [1, .1])
-def test_the_backbone_learns_at_its_own_rate_under_any_optimizer(session, optimizer, factor):
-    before, after = trained_in_groups(session, optimizer, factor)
+def test_the_backbone_learns_at_its_own_rate_under_any_optimizer(session, method, factor):
+    before, after = trained_in_groups(session, method, factor)
     for name, value in before.items():
         inside = name.startswith("net/")
-        expected = numpy_steps(optimizer, float(value), factor if inside else 1)
+        expected = numpy_steps(method, float(value), factor if inside else 1)
         assert after[name] == pytest.approx(expected, rel=1e-5), name
 
 
@@ -143,11 +143,11 @@ def test_frozen_batch_norm_is_the_backbone_s_alone(session, factor):
         "net/conv/BatchNorm/gamma", "net/conv/BatchNorm/beta"}
 
 
-@pytest.mark.parametrize("optimizer", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("method", optimizer.OPTIMIZERS)
 def test_histograms_show_gradients_and_the_updated_weights_and_change_nothing(
-        session, problem, optimizer):
-    update = optimizer.train_op(problem["loss"], optimizer, .1, .9, problem["step"],
-                                   histograms=True)
+        session, problem, method):
+    update = optimizer.train_op(problem["loss"], method, .1, .9, problem["step"],
+                                histograms=True)
     summary = tf.summary.merge_all()
     session.run(tf.global_variables_initializer())
     shown = {value.tag: value.histo for value in tf.Summary.FromString(
@@ -175,11 +175,11 @@ def test_an_update_moves_the_statistics_and_counts_the_step(session, problem):
     assert session.run((problem["moving"], problem["step"])) == (2, 2)
 
 
-@pytest.mark.parametrize("optimizer", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("method", optimizer.OPTIMIZERS)
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf])
 def test_a_loss_that_is_not_finite_raises_and_changes_no_weight_slot_or_step(
-        session, problem, optimizer, scale):
-    update = build(session, problem, optimizer)
+        session, problem, method, scale):
+    update = build(session, problem, method)
     session.run(update)
     kept = [v for v in tf.global_variables() if v is not problem["moving"]]
     before = session.run(kept)
