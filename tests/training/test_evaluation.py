@@ -117,12 +117,12 @@ def keep_scores(run, scores):
         tf.get_variable("weights", [3])
         saver = runs.best_saver()
         session.run(tf.global_variables_initializer())
-        best, writer = runs.read_best_score(run) or {}, EventWriter(run, 1)
+        best, writer = BestScore.read(run) or {}, EventWriter(run, 1)
         for step, score in scores:
             evaluation.keep_best(session, saver, run, writer, step, {
                 "mean_iou": score, "held_out_mean_iou": step / 10}, best)
         writer.close()
-    return runs.read_best_score(run), runs.find_checkpoint(run, runs.BEST)[1]
+    return BestScore.read(run), Checkpoints(run, BEST).find()[1]
 
 
 def test_the_best_is_kept_across_starts_and_the_later_of_equals(tmp_path):

@@ -286,14 +286,14 @@ class SmallModel:
             self.session = tf.Session()
             self.session.run(tf.global_variables_initializer())
 
-    def save_run(self, run, which=(runs.BEST, runs.NEWEST), **model):
+    def save_run(self, run, which=(BEST, LATEST), **model):
         classes = [{"id": i, "name": f"c{i}", "colour": f"#00000{i}"} for i in range(5)]
         runs.write_settings(str(run), {
             "model": {"num_classes": 5, "backbone": BACKBONE, "pool1_padding": "keras"} | model,
             "classes": classes, "tile_size": 64})
         with self.graph.as_default():
             for step, kind in enumerate(which, start=1):
-                saver = runs.best_saver() if kind == runs.BEST else runs.newest_saver()
+                saver = runs.best_saver() if kind == BEST else runs.newest_saver()
                 runs.save(self.session, saver, str(run), kind, step)
         return str(run)
 
@@ -307,7 +307,7 @@ class SmallModel:
             return self.session.run({v.op.name: v for v in model_variables()})
 
 
-@pytest.mark.parametrize("which", [(runs.BEST, runs.NEWEST), (runs.NEWEST,)])
+@pytest.mark.parametrize("which", [(BEST, LATEST), (LATEST,)])
 def test_a_run_of_our_own_fills_the_whole_model(tmp_path, which):
     source, ours = SmallModel(5), SmallModel(5, seed=1)
     run = source.save_run(tmp_path / "mine", which)
@@ -357,8 +357,8 @@ def test_a_run_that_cannot_be_started_from_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match="folder: a folder, but no run .*settings.json"):
         origin_of(str(tmp_path / "folder"))
-    run = SmallModel(5).save_run(tmp_path / "mine", which=(runs.NEWEST,))
-    prefix = os.path.join(run, runs.NEWEST, "step-1")
+    run = SmallModel(5).save_run(tmp_path / "mine", which=(LATEST,))
+    prefix = os.path.join(run, LATEST, "step-1")
     with pytest.raises(ValueError, match="step-1: a checkpoint of train.py's own; give its run's"):
         read_pretrained(prefix)
     for ending in (".index", ".data-00000-of-00001"):

@@ -23,7 +23,7 @@ def write_run(run, step=None, score=None):
         with tf.Graph().as_default(), tf.Session() as session:
             tf.get_variable("weights", [3])
             session.run(tf.global_variables_initializer())
-            runs.save(session, runs.newest_saver(), run, runs.NEWEST, step)
+            runs.save(session, runs.newest_saver(), run, LATEST, step)
     if score is not None:
         runs.write_best_score(run, {"step": 4, "mean_iou": score, "held_out_mean_iou": score - .1,
                                     "evaluated": step})
@@ -37,13 +37,13 @@ def logs(tmp_path):
     write_run(str(folder / "better"), 5, .7)
     write_run(str(folder / "begun"))
     write_run(str(folder / "torn_settings"), 6, .9)
-    os.truncate(folder / "torn_settings" / runs.SETTINGS, 20)
+    os.truncate(folder / "torn_settings" / SETTINGS, 20)
     write_run(str(folder / "no_settings"), 6)
-    os.remove(folder / "no_settings" / runs.SETTINGS)
+    os.remove(folder / "no_settings" / SETTINGS)
     write_run(str(folder / "torn_index"), 6)
-    os.truncate(folder / "torn_index" / runs.NEWEST / "step-6.index", 30)
+    os.truncate(folder / "torn_index" / LATEST / "step-6.index", 30)
     write_run(str(folder / "torn_score"), 6, .9)
-    os.truncate(folder / "torn_score" / runs.BEST / runs.SCORE, 5)
+    os.truncate(folder / "torn_score" / BEST / SCORE, 5)
     write_run(str(folder / "words_for_numbers"), 6)
     runs.write_settings(str(folder / "words_for_numbers"),
                         SETTINGS | {"training": {"seed": "three", "steps": 6}})
