@@ -25,9 +25,11 @@ from utils.inference.predictor import (Method, build_predictors, export_model,
 from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, format_scores, score_table
 from utils.inference.visualise import confusion_picture
+from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inference
 from utils.data.rasters import RGB, TIFF, Image, Label
 from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints, restore_model
-from utils.training.run import RunSettings, find_run
+from utils.training.environment import machine
+from utils.training.run import RunSettings, find_run, read_starts
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of, write_png
 from utils.inference.sliding_window import BLENDS
 
@@ -73,8 +75,9 @@ def parse_arguments():
     add("--flips", action="store_true", help="average over mirrored copies too")
     add("--scales", type=scale, nargs="+", default=[1.0],
         help="average over copies of a window of these relative sizes")
-    add("--precision", choices=("float32", "bfloat16"), default="float32",
-        help="of the convolutions")
+    add("--precision", **PRECISION_FLAG,
+        help="of the convolutions; auto: that of the run's training on the machine of that, "
+        "elsewhere the faster in a trial where there is much to map, else float32")
     add("--compare", action="store_true",
         help="score single pass, blending, scales, rotations and all of them side by side")
     add("--export", default=None, metavar="FOLDER",
@@ -92,7 +95,9 @@ def main():
     checkpoint, step = Checkpoints(run, arguments.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
     if arguments.export is not None:
-        export_model(arguments.export, checkpoint, settings, arguments.precision)
+        # On which machine the model will run is not known here.
+        export_model(arguments.export, checkpoint, settings,
+                     FLOAT32 if arguments.precision == AUTO else arguments.precision)
         print(f"written: {arguments.export} (run {source['run']}, step {step}); it takes images of "
               f"bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
         return 0
@@ -119,6 +124,10 @@ def main():
             try:
                 with open_scene(scene, arguments, settings, table) as (image, label):
                     # After the first scene's checks, so that a mistake shows at once.
+                    if arguments.precision == AUTO:
+                        arguments.precision = precision_of_inference(
+                            settings, is_trained_here(run), window, arguments.batch_size,
+                            len(todo) * image.height * image.width / window**2)
                     predictors = predictors or load_predictors(
                         stack, settings, window, arguments.precision, methods, checkpoint)
                     if arguments.compare:
@@ -145,6 +154,12 @@ def check_bands(run, settings, bands):
     if bands and len(bands) != trained:
         raise ValueError(f"--bands {' '.join(map(str, bands))}: {len(bands)} band(s), but {run} "
                          f"was trained on {trained}; name as many")
+
+
+def is_trained_here(run):
+    """Whether the run's last start was on a machine with this one's processor and GPUs."""
+    starts = read_starts(run)
+    return bool(starts) and machine().items() <= starts[-1].items()
 
 
 def load_predictors(stack, settings, window, precision, methods, checkpoint):

@@ -33,6 +33,7 @@ from utils.distributed.devices import (check_alike, choose_devices, on_each, par
                                        session_on)
 from utils.distributed.replicas import all_reduce_sum, device_number
 from utils.layers import BatchNorm
+from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
 from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, latest_checkpoints,
                                         model_variables)
@@ -73,8 +74,9 @@ def parse_arguments(arguments=None):
         "convolutions; by default 1 2 4, of Xception 1 1 1")
     add("--decoder", action="store_true",
         help="refine edges by features of stride 4: Deeplab-v3+ instead of Deeplab-v3")
-    add("--precision", choices=("float32", "bfloat16"), default="float32",
-        help="of the convolutions; variables, loss and batch statistics are float32 always")
+    add("--precision", **PRECISION_FLAG,
+        help="of the convolutions; variables, loss and batch statistics are float32 always; auto: "
+        "the faster in a few trial steps, and a resumed run's own")
 
     add = parser.add_argument_group("initial weights").add_argument
     add("--pretrained", default="imagenet", metavar="none|imagenet|PATH|RUN",
@@ -224,15 +226,20 @@ def main():
     validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
     held_out = read_held_out(args, table, training)
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
+    if before and args.precision == AUTO:
+        args.precision = before.recipe.get("precision", FLOAT32)
     settings = choose_settings(args, table, training, before)
     weights = None
     if before:
-        check_same_settings(run, settings, defaults)
+        check_same_settings(run, settings, defaults | {"precision": FLOAT32})
     elif args.pretrained != "none":
         weights = pretrained.read_pretrained(args.pretrained, settings.model)
     elif args.freeze_batch_norm:
         raise ValueError("--freeze_batch_norm: random weights have no statistics to freeze; leave "
                          "it out or name weights with --pretrained")
+    if args.precision == AUTO:
+        args.precision = settings.recipe["precision"] = precision_of_training(
+            settings, args.batch_size, args.steps, devices)
 
     with session_on(devices) as session:
         tf.set_random_seed(args.seed)
