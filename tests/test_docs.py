@@ -98,10 +98,30 @@ def test_flags_in_sentences_exist():
     known = EXAMPLES | set(re.findall(r"--\w+", CCF + "".join(
         parser_of(module).format_help() for module in DOCUMENTED)))
     for page in PAGES:
-        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.S | re.M)
-        for span in re.findall(r"`([^`]+)`", text):
+        for span in code_spans(page):
             if not span.startswith(FOREIGN):
                 assert set(re.findall(r"(?<!\S)--\w+", span)) <= known, f"{page.name}: {span}"
+
+
+def code_spans(page):
+    """What a page sets as code within its sentences."""
+    return re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```", "", page.read_text(),
+                                             flags=re.S | re.M))
+
+
+def test_files_in_sentences_exist():
+    for page in PAGES:
+        for span in code_spans(page):
+            for path in re.findall(r"(?<!\S)(?:utils|tests|benchmarks|images)/[\w/]+\.\w+", span):
+                assert (ROOT / path).exists() or "tiny_net" in path, f"{page.name}: {path}"
+
+
+def test_names_in_the_architecture_exist():
+    code = "".join(path.read_text() for path in [*ROOT.glob("*.py"), *ROOT.glob("utils/**/*.py")])
+    for span in code_spans(ROOT / "docs/architecture.md"):
+        # A name of a class, a function or a constant: of several words, or all in capitals.
+        if re.fullmatch(r"[A-Z]+|[a-zA-Z]+_[a-zA-Z_]+|[A-Z][a-z]+[A-Z]\w+", span):
+            assert re.search(rf"\b{span}\b", code), span
 
 
 def slug(heading):
