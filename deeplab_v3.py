@@ -3,10 +3,14 @@
 With the decoder it is Deeplab-v3+ (Chen et al., arXiv 1802.02611).
 """
 
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import tensorflow.compat.v1 as tf
 
 from resnet_v2 import resnet_v2_50, resnet_v2_101
-from utils.layers import conv2d, conv2d_bn_relu, separable_conv2d
+from utils.layers import BatchNorm, conv2d, conv2d_bn_relu, separable_conv2d
 from xception import xception_65
 
 BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101,
@@ -22,63 +26,139 @@ ASPP_RATES = (6, 12, 18)
 LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
 
 
-def deeplab_v3(images, num_classes, is_training, backbone="resnet_v2_50", output_stride=16,
-               multi_grid=MULTI_GRID, precision="float32", batch_norm_decay=0.99,
-               pool1_padding=None, keep_prob=0.9, dropout_seed=(0, 0), dropout_part=(0, 1),
-               bands=3, freeze_batch_norm=False, sync_batch_norm=False, decoder=False, width=1):
-    """Logits of every pixel.
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network; settings.json["model"] of a run.
 
-    images: [batch, height, width, bands] in 0..255, uint8 or float, of any height and width; RGB
-        or as many `bands` as the scenes have.
-    is_training: Python bool: batch statistics and dropout, or moving statistics and none.
-    freeze_batch_norm: the backbone (all its batch norm, a ResNet's postnorm too) uses its moving
-        statistics in training too, and leaves them as they are. (deeplab's fine_tune_batch_norm
-        False freezes those of pyramid and head as well, which here start from nothing.)
-    precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
-    dropout_seed: int [2], constant or tensor; the mask is a function of it alone, so a run that
-        seeds it with its step repeats exactly.
-    dropout_part: (number, count) where the images are one of so many equal parts of a batch: each
-        image is then dropped from as it would be in the whole batch.
-    sync_batch_norm: batch statistics are those of all devices' images.
+    width: multiplier of the backbone's filters; pyramid and decoder keep theirs.
+    multi_grid: factors on the rates of the backbone's last block; None: the backbone's own default.
+    decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
     pool1_padding: see `resnet_v2`; it goes with the weights. None: the backbone's default, or it
         has no pool.
-    decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
-    width: factor on the backbone's filters; pyramid and decoder keep theirs.
+    in_channels: of the images; RGB or as many as the scenes' bands.
+    Raises ValueError for values that do not fit.
+    """
+
+    num_classes: int
+    backbone: str = "resnet_v2_50"
+    output_stride: int = 16
+    multi_grid: tuple = None
+    decoder: bool = False
+    width: float = 1
+    pool1_padding: str = None
+    in_channels: int = 3
+
+    def __post_init__(self):
+        if self.multi_grid is None:
+            object.__setattr__(self, "multi_grid",
+                               OTHER_MULTI_GRIDS.get(self.backbone, MULTI_GRID))
+        object.__setattr__(self, "multi_grid", tuple(self.multi_grid))
+        valid = {
+            "num_classes": _is_whole(self.num_classes), "backbone": self.backbone in BACKBONES,
+            "output_stride": self.output_stride in (8, 16),
+            "multi_grid": len(self.multi_grid) == 3 and all(map(_is_whole, self.multi_grid)),
+            "decoder": isinstance(self.decoder, bool),
+            "width": type(self.width) in (int, float) and 0 < self.width <= 10,
+            "pool1_padding": self.pool1_padding in (None, "slim", "keras"),
+            "in_channels": _is_whole(self.in_channels)}
+        wrong = [f"{name} {getattr(self, name)!r}" for name, fits in valid.items() if not fits]
+        if wrong:
+            raise ValueError(f"no model has {', '.join(wrong)}")
+
+    def to_json(self):
+        """Plain values; those of no use to this model are left out."""
+        values = dataclasses.asdict(self) | {"multi_grid": list(self.multi_grid)}
+        # As the first versions called it, and only where it is not RGB.
+        channels = values.pop("in_channels")
+        if channels != 3:
+            values["bands"] = channels
+        if self.pool1_padding is None:
+            del values["pool1_padding"]
+        return values
+
+    @staticmethod
+    def from_json(values, path):
+        """The inverse of `to_json`, for files of earlier versions too, which lack what came later.
+
+        path: the settings.json, for errors. Raises ValueError.
+        """
+        values = dict(values)
+        if "bands" in values:
+            values["in_channels"] = values.pop("bands")
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(ModelConfig)})
+        if unknown:
+            raise ValueError(f"{path}: its model has settings that this code does not know "
+                             f"({', '.join(unknown)}); use the code that trained it, whose commit "
+                             "is in its environment.json")
+        try:
+            return ModelConfig(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: damaged: {error}; restore it or train again") from None
+
+
+def _is_whole(value):
+    return type(value) is int and value > 0
+
+
+class Dropout(NamedTuple):
+    """Dropout of a training step.
+
+    seed: int [2], constant or tensor; the mask is a function of it alone, so a run that seeds it
+        with its step repeats exactly.
+    part: (number, count) where the images are one of so many equal parts of a batch: each image is
+        then dropped from as it would be in the whole batch.
+    """
+
+    seed: Any = (0, 0)
+    part: tuple = (0, 1)
+    keep_prob: float = 0.9
+
+
+def deeplab_v3(images, config, norm=BatchNorm(), freeze_batch_norm=False, precision="float32",
+               dropout=Dropout()):
+    """Logits of every pixel.
+
+    images: [batch, height, width, channels] in 0..255, uint8 or float, of any height and width.
+    config: ModelConfig.
+    norm: BatchNorm. With norm.training there are batch statistics and dropout, else moving
+        statistics and none.
+    freeze_batch_norm: the backbone (all its batch norm, a ResNet's postnorm too) uses its moving
+        statistics in training too, and leaves them as they are. (deeplab's fine_tune_batch_norm
+        False freezes those of pyramid and head as well, which here have random weights at first.)
+    precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
+    dropout: Dropout, in training.
 
     Returns (logits float32 [batch, height, width, num_classes], end_points: the backbone's, with
     'aspp' at the features' resolution and 'logits' at that or, with the decoder, at stride 4, as
-    'decoder' is). Raises ValueError for settings that do not fit.
+    'decoder' is). Raises ValueError for images of other channels.
 
     The images are padded to 32 k + 1 with the mean pixel: only then does feature i lie exactly over
-    pixel output_stride * i, which is where align_corners puts it back (README.md, 'Alignment').
+    pixel output_stride * i, which is where align_corners puts it back (docs/alignment.md).
     """
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone {backbone!r} is not one of {', '.join(BACKBONES)}")
-    if images.shape[-1] != bands:
-        raise ValueError(f"images of {images.shape[-1]} band(s), but the model takes {bands}; cut "
-                         "the tiles with the --bands that they are to have")
+    if images.shape[-1] != config.in_channels:
+        raise ValueError(f"images of {images.shape[-1]} channel(s), but the model takes "
+                         f"{config.in_channels}; cut the tiles with the --bands that they are to "
+                         "have")
     rows, columns = _size_of(images)
     padded_rows, padded_columns = _odd_size(rows), _odd_size(columns)
     # Scaled to [-1, 1], which is what the weights of all backbones were trained with: slim's and
     # Keras's ResNet-v2, and deeplab's Xception (deeplab/core/feature_extractor.py).
     net = tf.cast(images, tf.float32) * (2 / 255) - 1
     net = tf.pad(net, [[0, 0], [0, padded_rows - rows], [0, padded_columns - columns], [0, 0]])
-    pooling = {"pool1_padding": pool1_padding} if pool1_padding else {}
-    net, end_points = BACKBONES[backbone](
-        tf.cast(net, precision), is_training and not freeze_batch_norm, output_stride, multi_grid,
-        scope=backbone, batch_norm_decay=batch_norm_decay, sync_batch_norm=sync_batch_norm,
-        width=width, **pooling)
-    net = end_points["aspp"] = _aspp(net, output_stride, is_training, batch_norm_decay,
-                                     sync_batch_norm)
-    if is_training:
-        net = _dropout(net, 1 - keep_prob, dropout_seed, *dropout_part)
-    if decoder:
-        net = end_points["decoder"] = _decoder(
-            net, end_points["low_level"], backbone.startswith("xception"), is_training,
-            batch_norm_decay, sync_batch_norm)
+    pooling = {"pool1_padding": config.pool1_padding} if config.pool1_padding else {}
+    net, end_points = BACKBONES[config.backbone](
+        tf.cast(net, precision), norm._replace(training=norm.training and not freeze_batch_norm),
+        config.output_stride, config.multi_grid, scope=config.backbone, width=config.width,
+        **pooling)
+    net = end_points["aspp"] = _aspp(net, config.output_stride, norm)
+    if norm.training:
+        net = _dropout(net, 1 - dropout.keep_prob, dropout.seed, *dropout.part)
+    if config.decoder:
+        net = end_points["decoder"] = _decoder(net, end_points["low_level"],
+                                               config.backbone.startswith("xception"), norm)
     with tf.variable_scope("logits", reuse=tf.AUTO_REUSE) as scope:
         logits = end_points["logits"] = conv2d(
-            tf.cast(net, tf.float32), num_classes, 1, scope, use_bias=True,
+            tf.cast(net, tf.float32), config.num_classes, 1, scope, use_bias=True,
             initializer=tf.truncated_normal_initializer(stddev=0.01))
     # Logits are upsampled to the label, never the label downsampled (paper, 4.1).
     logits = tf.image.resize_bilinear(logits, [padded_rows, padded_columns], align_corners=True)
@@ -106,7 +186,7 @@ def _odd_size(size):
     return (size + 30) // 32 * 32 + 1
 
 
-def _aspp(features, output_stride, is_training, decay, sync):
+def _aspp(features, output_stride, norm):
     """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
 
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
@@ -114,13 +194,10 @@ def _aspp(features, output_stride, is_training, decay, sync):
     """
     def branch(net, kernel_size, scope, rate=1):
         # What gains in bfloat16, and in inference only: see conv2d_by_taps.
-        by_taps = net.dtype == tf.bfloat16 and not is_training
-        return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, is_training, decay, rate=rate,
-                              by_taps=by_taps, sync=sync)
+        by_taps = net.dtype == tf.bfloat16 and not norm.training
+        return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, norm, rate=rate,
+                              by_taps=by_taps)
 
-    if output_stride > 16:
-        raise ValueError(f"output stride {output_stride}: the pyramid's rates are defined for 16 "
-                         "and 8 only")
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):
         branches = [branch(features, 1, "aspp0")]
         for number, rate in enumerate(ASPP_RATES, start=1):
@@ -133,7 +210,7 @@ def _aspp(features, output_stride, is_training, decay, sync):
         return branch(tf.concat(branches, axis=-1), 1, "concat_projection")
 
 
-def _decoder(features, low_level, separable, is_training, decay, sync):
+def _decoder(features, low_level, separable, norm):
     """The decoder of Deeplab-v3+ (arXiv 1802.02611, 3.1): [batch, h, w, 256] -> [batch, H, W, 256].
 
     low_level: [batch, H, W, any], the backbone's features at stride 4, each over pixel 4 i as those
@@ -145,11 +222,10 @@ def _decoder(features, low_level, separable, is_training, decay, sync):
     """
     convolution = separable_conv2d if separable else conv2d_bn_relu
     with tf.variable_scope("decoder", reuse=tf.AUTO_REUSE):
-        low_level = conv2d_bn_relu(low_level, LOW_LEVEL_FILTERS, 1, "feature_projection0",
-                                   is_training, decay, sync=sync)
+        low_level = conv2d_bn_relu(low_level, LOW_LEVEL_FILTERS, 1, "feature_projection0", norm)
         net = tf.image.resize_bilinear(tf.cast(features, tf.float32), _size_of(low_level),
                                        align_corners=True)
         net = tf.concat([tf.cast(net, low_level.dtype), low_level], axis=-1)
         for scope in ("decoder_conv0", "decoder_conv1"):
-            net = convolution(net, DECODER_FILTERS, 3, scope, is_training, decay, sync=sync)
+            net = convolution(net, DECODER_FILTERS, 3, scope, norm)
         return net

@@ -15,18 +15,19 @@ import time
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from utils.classes import ClassTable, read_classes
+from utils.classes import read_classes
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of,
                                 positive, progress, run_script, scale, share)
 from utils.inference.compare import compare_methods, compared_methods
 from utils.files import write_text
-from utils.inference.predictor import (Method, build_predictors, check_known, export_model,
+from utils.inference.predictor import (Method, build_predictors, export_model,
                              predict_classes)
 from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, format_scores, score_table
 from utils.inference.visualise import confusion_picture
 from utils.data.rasters import RGB, TIFF, Image, Label
-from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints, restore_model
+from utils.training.run import RunSettings, find_run
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of, write_png
 from utils.inference.sliding_window import BLENDS
 
@@ -39,9 +40,10 @@ def parse_arguments():
     parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument
     add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
-    add("--run", default=None, help="name of the run; None means the newest")
-    add("--checkpoint", choices=("best", "newest"), default="best",
-        help="the run's best on its validation blocks, or its newest")
+    add("--run", default=None, help="name of the run; None means the latest")
+    add("--checkpoint", choices=(BEST, LATEST), default=BEST,
+        type=lambda name: LATEST if name == OLD_LATEST else name,
+        help="the run's best on its validation tiles, or its latest")
     add("--image", default=None, nargs="+", metavar="FILE",
         help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); None means "
         "--test_scene, from --origin or, where it is not, from test/ in --dataset")
@@ -84,16 +86,15 @@ def main():
     arguments = parse_arguments()
     leave_on_signals()
     run = find_run(arguments.logs, arguments.run)
-    settings = read_settings(run)
-    check_known(run, settings["model"])
+    settings = RunSettings.read(run)
     table = choose_table(settings, arguments.classes)
     check_bands(run, settings, arguments.bands)
-    checkpoint, step = find_checkpoint(run, arguments.checkpoint)
+    checkpoint, step = Checkpoints(run, arguments.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
     if arguments.export is not None:
         export_model(arguments.export, checkpoint, settings, arguments.precision)
         print(f"written: {arguments.export} (run {source['run']}, step {step}); it takes images of "
-              f"bands {' '.join(map(str, settings.get('bands') or ('red, green, blue',)))}")
+              f"bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
         return 0
 
     scenes = find_scenes_to_map(arguments, settings)
@@ -108,7 +109,7 @@ def main():
     methods = [chosen_method(arguments)]
     if arguments.compare:
         methods = compared_methods(methods[0])
-    window = arguments.window or settings["tile_size"]
+    window = arguments.window or settings.crop_size
     print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of {window}, "
           f"{arguments.batch_size} a call")
     errors = []
@@ -140,7 +141,7 @@ def main():
 
 def check_bands(run, settings, bands):
     """Raises ValueError where --bands gives the model of the run more or fewer than it takes."""
-    trained = settings["model"].get("bands", len(RGB))
+    trained = settings.model.in_channels
     if bands and len(bands) != trained:
         raise ValueError(f"--bands {' '.join(map(str, bands))}: {len(bands)} band(s), but {run} "
                          f"was trained on {trained}; name as many")
@@ -150,7 +151,7 @@ def load_predictors(stack, settings, window, precision, methods, checkpoint):
     """The functions of `build_predictors` with the trained weights; `stack` ends their session."""
     stack.enter_context(tf.Graph().as_default())
     session = stack.enter_context(tf.Session())
-    predictors = build_predictors(session, settings["model"], window, precision, methods)
+    predictors = build_predictors(session, settings.model, window, precision, methods)
     restore_model(session, checkpoint)
     return predictors
 
@@ -199,8 +200,8 @@ def write_comparison(folder, name, comparison):
 @contextlib.contextmanager
 def open_scene(scene, arguments, settings, table):
     """Gives (Image, Label or None), after checks that would be a pity to fail half-way."""
-    bands = tuple(arguments.bands or settings.get("bands") or RGB)
-    stretch = settings.get("stretch") if bands == tuple(settings.get("bands") or RGB) else None
+    bands = tuple(arguments.bands or settings.bands or RGB)
+    stretch = settings.stretch if bands == tuple(settings.bands or RGB) else None
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(Image(scene.image_path, bands, stretch))
         label = scene.label_path and stack.enter_context(Label(scene.label_path, table))
@@ -235,7 +236,7 @@ def find_scenes_to_map(arguments, settings):
     folders = [arguments.origin or os.path.join(arguments.dataset, "origin")]
     if not arguments.origin:
         folders.append(os.path.join(arguments.dataset, "test"))
-    return [held_out_scene(folders, arguments.test_scene or settings.get("test_scene", TEST_SCENE))]
+    return [held_out_scene(folders, arguments.test_scene or settings.test_scene or TEST_SCENE)]
 
 
 def output_paths(arguments, scene):
@@ -254,7 +255,7 @@ def is_complete(arguments, scene):
 
 def choose_table(settings, path):
     """The run's class table, or another of the same length from `path`."""
-    table = ClassTable.from_settings(settings["classes"])
+    table = settings.classes
     if path is None:
         return table
     other = read_classes(path)

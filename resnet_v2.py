@@ -26,16 +26,16 @@ RESNET_101_BLOCKS = (
 EXPANSION = 4
 
 
-def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, blocks, scope,
-              batch_norm_decay=0.99, pool1_padding="slim", sync_batch_norm=False, width=1):
+def resnet_v2(inputs, norm, output_stride=16, multi_grid=(1, 1, 1), *, blocks, scope,
+              pool1_padding="slim", width=1):
     """The ResNet-v2 of these `blocks`, without its classifier; its variables are in `scope`.
 
-    inputs: float [batch, height, width, bands] in [-1, 1]; its dtype is the one computed in.
+    inputs: float [batch, height, width, channels] in [-1, 1]; its dtype is the one computed in.
+    norm: a BatchNorm.
     output_stride: 8, 16 or 32; strides beyond it become atrous rates (arXiv 1706.05587, 3.1).
     multi_grid: factors on the atrous rate of block4's three units (same paper, 3.2.1).
     pool1_padding: 'slim' pads pool1 with -inf and 'keras' with zeros, as the origin of the weights
         did. The stem has no ReLU before the pool, so the two differ at the border.
-    sync_batch_norm: batch statistics are those of all devices' images.
     width: factor on every layer's filters, rounded to multiples of 8.
 
     Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048 at
@@ -47,7 +47,6 @@ def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, bl
     has no scale of its own in a pre-activation network, so it is taken after that unit's batch norm
     and ReLU, as the unit itself takes it.
     """
-    decay, sync = batch_norm_decay, sync_batch_norm
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output stride {output_stride} is not 8, 16 or 32")
     if len(multi_grid) != blocks[-1][2]:
@@ -67,15 +66,15 @@ def resnet_v2(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), *, bl
                 stride = unit_stride if current_stride < output_stride else 1
                 name = f"{block}/unit_{unit}"
                 with tf.variable_scope(f"{name}/bottleneck_v2"):
-                    preact = tf.nn.relu(batch_norm(net, is_training, decay, "preact", sync))
+                    preact = tf.nn.relu(batch_norm(net, norm, "preact"))
                     net = end_points[name] = _bottleneck(
                         net, preact, scaled_filters(depth, width), stride, rate * grid[unit - 1],
-                        is_training, decay, sync)
+                        norm)
                 current_stride *= stride
                 rate *= unit_stride // stride
             end_points[block] = net
             end_points.setdefault("low_level", preact)  # the first block's, of its last unit
-        net = tf.nn.relu(batch_norm(net, is_training, decay, "postnorm", sync))
+        net = tf.nn.relu(batch_norm(net, norm, "postnorm"))
         end_points["postnorm"] = net
     return net, end_points
 
@@ -94,17 +93,16 @@ def _pool1(net, padding):
     raise ValueError(f"pool1 padding {padding!r} is neither 'slim' nor 'keras'")
 
 
-def _bottleneck(inputs, preact, depth, stride, rate, is_training, decay, sync):
+def _bottleneck(inputs, preact, depth, stride, rate, norm):
     """The pre-activation unit (arXiv 1603.05027, figure 4e); returns `depth` * 4 channels.
 
-    preact: `inputs` after batch norm and ReLU.
+    preact: `inputs` after batch norm and ReLU. norm: a BatchNorm.
     """
     if int(inputs.shape[-1]) == depth * EXPANSION:
         shortcut = subsample(inputs, stride)
     else:
         shortcut = conv2d(preact, depth * EXPANSION, 1, "shortcut", stride, use_bias=True)
-    residual = conv2d_bn_relu(preact, depth, 1, "conv1", is_training, decay, sync=sync)
-    residual = conv2d_bn_relu(residual, depth, 3, "conv2", is_training, decay, stride, rate,
-                              sync=sync)
+    residual = conv2d_bn_relu(preact, depth, 1, "conv1", norm)
+    residual = conv2d_bn_relu(residual, depth, 3, "conv2", norm, stride, rate)
     residual = conv2d(residual, depth * EXPANSION, 1, "conv3", use_bias=True)
     return shortcut + residual

@@ -23,15 +23,15 @@ LOW_LEVEL = "entry_flow/block2/unit_1/separable_conv2"
 EPSILON = 1e-3
 
 
-def xception_65(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), scope="xception_65",
-                batch_norm_decay=0.99, sync_batch_norm=False, width=1):
+def xception_65(inputs, norm, output_stride=16, multi_grid=(1, 1, 1),
+                scope="xception_65", width=1):
     """Xception-65 without its classifier.
 
-    inputs: float [batch, height, width, bands] in [-1, 1]; its dtype is the one computed in.
+    inputs: float [batch, height, width, channels] in [-1, 1]; its dtype is the one computed in.
+    norm: a BatchNorm, whose epsilon gives way to this network's own.
     output_stride: 8, 16 or 32; strides beyond it become atrous rates (arXiv 1706.05587, 3.1).
     multi_grid: factors on the atrous rate of the last block's three convolutions. Its authors use
         (1, 1, 1): others did not improve their results (arXiv 1802.02611, section 4).
-    sync_batch_norm: batch statistics are those of all devices' images.
     width: factor on every layer's filters, rounded to multiples of 8.
 
     Returns (features [batch, ceil(height / output_stride), ceil(width / output_stride), 2048 at
@@ -45,15 +45,14 @@ def xception_65(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), sco
     if len(multi_grid) != 3:
         raise ValueError(f"multi-grid {tuple(multi_grid)} needs 3 rates, one a separable "
                          "convolution of the last block")
-    settings = {"is_training": is_training, "decay": batch_norm_decay, "sync": sync_batch_norm,
-                "epsilon": EPSILON}
+    norm = norm._replace(epsilon=EPSILON)
     end_points = {}
     with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
         net = inputs
         for name, depth, stride in (("conv1_1", 32, 2), ("conv1_2", 64, 1)):
             with tf.variable_scope("entry_flow"):
-                net = conv2d_bn_relu(net, scaled_filters(depth, width), 3, name, stride=stride,
-                                     **settings)
+                net = conv2d_bn_relu(net, scaled_filters(depth, width), 3, name, norm,
+                                     stride)
             end_points[f"entry_flow/{name}"] = net
         current_stride, rate = 2, 1
         for block, depths, units, block_stride, shortcut in XCEPTION_65_BLOCKS:
@@ -63,7 +62,7 @@ def xception_65(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), sco
             stride = block_stride if current_stride < output_stride else 1
             for unit in range(1, units + 1):
                 net = _unit(net, f"{block}/unit_{unit}", depths, stride,
-                            [rate * factor for factor in grid], shortcut, settings, end_points)
+                            [rate * factor for factor in grid], shortcut, norm, end_points)
             current_stride *= stride
             rate *= block_stride // stride
             end_points[block] = net
@@ -71,7 +70,7 @@ def xception_65(inputs, is_training, output_stride=16, multi_grid=(1, 1, 1), sco
     return net, end_points
 
 
-def _unit(inputs, name, depths, stride, rates, shortcut, settings, end_points):
+def _unit(inputs, name, depths, stride, rates, shortcut, norm, end_points):
     """Three separable convolutions, the last one strided, beside a shortcut.
 
     ReLU comes before each, or, in the unit without a shortcut, after each half of each.
@@ -81,12 +80,11 @@ def _unit(inputs, name, depths, stride, rates, shortcut, settings, end_points):
         for number, (depth, rate) in enumerate(zip(depths, rates), start=1):
             part = f"separable_conv{number}"
             net = end_points[f"{name}/{part}"] = separable_conv2d(
-                tf.nn.relu(net) if shortcut else net, depth, 3, part,
-                stride=stride if number == len(depths) else 1, rate=rate, relu=not shortcut,
-                **settings)
+                tf.nn.relu(net) if shortcut else net, depth, 3, part, norm,
+                stride if number == len(depths) else 1, rate, relu=not shortcut)
         if shortcut == "convolution":
             with tf.variable_scope("shortcut") as shortcut_scope:
-                net += batch_norm(conv2d(inputs, depths[-1], 1, shortcut_scope, stride), **settings)
+                net += batch_norm(conv2d(inputs, depths[-1], 1, shortcut_scope, stride), norm)
         elif shortcut == "identity":
             net += inputs
     end_points[name] = net

@@ -216,7 +216,7 @@ def is_mapped(folder, run):
     """True where the map in `folder` is younger than the run's newest checkpoint, so not that of
     an earlier run."""
     path = os.path.join(folder, f"{HELD_OUT}{LABEL_SUFFIX}.png")
-    checkpoint = find_checkpoint(run, NEWEST)[0] + ".index"
+    checkpoint = Checkpoints(run, NEWEST).find()[0] + ".index"
     return os.path.exists(path) and os.path.getmtime(path) > os.path.getmtime(checkpoint)
 
 

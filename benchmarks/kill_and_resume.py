@@ -130,7 +130,7 @@ def read(output):
 def kill_and_check(number, moment, train, run):
     """Starts the run, kills it, reads its checkpoint. Three bools: was it still running, was it
     saving, had it no checkpoint yet."""
-    expected = runs.find_checkpoint(run, runs.NEWEST)[1] if runs.has_checkpoint(run) else None
+    expected = Checkpoints(run, LATEST).find()[1] if Checkpoints(run, LATEST).exist else None
     began = time.time()
     with started(train) as (process, output):
         reached = None if moment[0] else 0.0
@@ -194,7 +194,7 @@ def is_loss(event):
 
 def is_half_saved(run, since):
     """Whether a checkpoint was begun after `since` that its folder's list does not name yet."""
-    for folder in (os.path.join(run, which) for which in (runs.NEWEST, runs.BEST)):
+    for folder in (os.path.join(run, which) for which in (LATEST, BEST)):
         state = tf.train.get_checkpoint_state(folder)
         named = [os.path.basename(path) for path in state.all_model_checkpoint_paths
                  ] if state else []
@@ -208,9 +208,9 @@ def is_half_saved(run, since):
 
 def read_newest(run):
     """Step of the newest checkpoint, all of whose tensors were read; None where there is none."""
-    if not runs.has_checkpoint(run):
+    if not Checkpoints(run, LATEST).exist:
         return None
-    path, step = runs.find_checkpoint(run, runs.NEWEST)
+    path, step = Checkpoints(run, LATEST).find()
     reader = tf.train.load_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
@@ -228,7 +228,7 @@ def compare(whole, killed):
         largest = max(largest, apart)
         print(f"{tag}: {len(alone)} steps, {sum(map(len, often.values()))} values of the killed "
               f"run; largest difference {apart:g}")
-    one, other = (tf.train.load_checkpoint(runs.find_checkpoint(run, runs.NEWEST)[0])
+    one, other = (tf.train.load_checkpoint(Checkpoints(run, LATEST).find()[0])
                   for run in (whole, killed))
     names = one.get_variable_to_shape_map()
     equal = sum(np.array_equal(one.get_tensor(name), other.get_tensor(name)) for name in names)

@@ -187,7 +187,7 @@ def main():
                            count=3, dtype="uint8", tiled=True, blockxsize=256, blockysize=256,
                            compress="deflate") as file:
             file.write(np.moveaxis(image, -1, 0))
-        task = [arguments, path, image.shape[:2], settings, find_checkpoint(run, "best")[0], table,
+        task = [arguments, path, image.shape[:2], settings, Checkpoints(run, "best").find()[0], table,
                 folder]
         if arguments.sweep:
             sweep(*task, label)

@@ -176,7 +176,7 @@ def main():
     with tf.Graph().as_default(), tf.Session() as session:
         [predict] = build_predictors(session, settings["model"], window, arguments.precision,
                                      [Method("single", 0, "none", 1, False, (1.0,))])
-        restore_model(session, find_checkpoint(run, "best")[0])
+        restore_model(session, Checkpoints(run, "best").find()[0])
         for scene in scenes:
             image = read_image(scene.image_path)
             print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels")

@@ -1,5 +1,6 @@
 """Fixtures for all tests: tiny random scenes, and the shared data where it is present."""
 
+import json
 import os
 import pathlib
 import signal
@@ -20,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from utils.cli import run_script  # noqa: E402
 from utils.data.scenes import write_png  # noqa: E402
+from utils.files import write_text  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +79,17 @@ def write_small_dataset(folder):
         write_png(str(folder / "origin" / f"{name}.png"), image)
         write_png(str(folder / "origin" / f"{name}_class.png"), label)
     return folder
+
+
+def write_settings(run, values):
+    """Writes plain values as the settings.json of a run, whatever they are."""
+    write_text(os.path.join(run, "settings.json"), json.dumps(values))
+
+
+def read_settings(run):
+    """The plain values of a run's settings.json."""
+    with open(os.path.join(run, "settings.json"), encoding="utf-8") as file:
+        return json.load(file)
 
 
 @pytest.fixture

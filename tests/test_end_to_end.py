@@ -110,27 +110,27 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     assert settings["classes"] == table.to_settings()
     assert settings["tile_size"] == CROP
     assert settings["training"]["seed"] == 3 and settings["training"]["pretrained"] == "none"
-    path, step = runs.find_checkpoint(run, runs.NEWEST)
+    path, step = Checkpoints(run, LATEST).find()
     assert step == STEPS
     newest = dict(tf.train.list_variables(path))
     assert "resnet_v2_50/postnorm/moving_mean" in newest
     assert any(name.endswith("weights/Adam") for name in newest)
-    path, step = runs.find_checkpoint(run, runs.BEST)
+    path, step = Checkpoints(run, BEST).find()
     assert not [name for name, _ in tf.train.list_variables(path) if "Adam" in name]
-    best = runs.read_best_score(run)
+    best = BestScore.read(run)
     events = read_events(run)
     scores = events["validation/mean_iou"]
     assert best["step"] == step and best["mean_iou"] == pytest.approx(max(scores.values()))
     assert best["held_out_mean_iou"] == pytest.approx(events["held_out/mean_iou"][step])
     assert best["evaluated"] == STEPS
     assert max(events["best/mean_iou"]) == step
-    [start] = runs.read_starts(run)
+    [start] = read_starts(run)
     assert start["step"] == 0 and "--run whole" in start["command"]
     assert f"best mean-IoU on the validation tiles {best['mean_iou']:.4f}" in output
 
 
 def test_training_moves_the_weights_and_the_moving_statistics(trained):
-    reader = tf.train.load_checkpoint(runs.find_checkpoint(trained[0], runs.NEWEST)[0])
+    reader = tf.train.load_checkpoint(Checkpoints(trained[0], LATEST).find()[0])
     assert reader.get_tensor("global_step") == STEPS
     assert (reader.get_tensor("resnet_v2_50/postnorm/moving_mean") != 0).any()
     assert (reader.get_tensor("resnet_v2_50/postnorm/gamma") != 1).any()
@@ -172,7 +172,7 @@ def test_tensorboard_is_shown_what_was_promised(trained):
 def test_ctrl_c_saves_and_leaves(interrupted):
     run, status, output = interrupted
     assert status == 130, output
-    _, step = runs.find_checkpoint(run, runs.NEWEST)
+    _, step = Checkpoints(run, LATEST).find()
     assert 2 <= step < STEPS
     assert f"stopped and saved at step {step}" in output
     assert "Traceback" not in output
@@ -185,8 +185,8 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     """
     run = str(logs / "resumed")
     shutil.copytree(trained[0], run,
-                    ignore=shutil.ignore_patterns("events.*", "step-6*", runs.BEST))
-    state = os.path.join(run, runs.NEWEST, "checkpoint")
+                    ignore=shutil.ignore_patterns("events.*", "step-6*", BEST))
+    state = os.path.join(run, LATEST, "checkpoint")
     with open(state, "w", encoding="utf-8") as file:
         file.write('model_checkpoint_path: "step-3"\nall_model_checkpoint_paths: "step-3"\n')
     # --pretrained is left out: a checkpoint takes precedence over it.
@@ -201,11 +201,11 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     for s in losses:
         assert losses[s] == whole["loss/cross_entropy"][s]
         assert resumed["training/learning_rate"][s] == whole["training/learning_rate"][s]
-    assert runs.find_checkpoint(run, runs.NEWEST)[1] == STEPS
+    assert Checkpoints(run, LATEST).find()[1] == STEPS
     for tag in ("validation/mean_iou", "held_out/mean_iou", "best/mean_iou"):
         assert resumed[tag] == whole[tag]
-    assert runs.read_best_score(run) == runs.read_best_score(trained[0])
-    assert [start["step"] for start in runs.read_starts(run)] == [0, 3]
+    assert BestScore.read(run) == BestScore.read(trained[0])
+    assert [start["step"] for start in read_starts(run)] == [0, 3]
     assert not any(tag.startswith(("weights/", "gradients/")) for tag in resumed)
 
 
@@ -234,9 +234,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(d
     _, line = call("train.py", *training_flags(dataset, logs, "diverged", "--learning_rate", "1e30",
                                                "--save_every", 1, "--test_display", 100), status=2)
     assert line.count("\n") == 1 and line.startswith("train.py: error: ")
-    _, step = runs.find_checkpoint(str(logs / "diverged"), runs.NEWEST)
+    _, step = Checkpoints(str(logs / "diverged"), LATEST).find()
     assert f"not finite at step {step + 1}; " in line and f"of step {step} is kept" in line
-    reader = tf.train.load_checkpoint(runs.find_checkpoint(str(logs / "diverged"), runs.NEWEST)[0])
+    reader = tf.train.load_checkpoint(Checkpoints(str(logs / "diverged"), LATEST).find()[0])
     assert reader.get_tensor("global_step") == step
     assert all(np.isfinite(reader.get_tensor(name)).all()
                for name in reader.get_variable_to_shape_map())
@@ -282,8 +282,8 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     assert settings["model"]["bands"] == 4
     assert [row["name"] for row in settings["classes"]] == ["c0", "c1", "c2"]
     assert np.isfinite(list(read_events(run)["loss/dice_cross_entropy"].values())).all()
-    for which in (runs.NEWEST, runs.BEST):
-        weights = tf.train.load_checkpoint(runs.find_checkpoint(run, which)[0])
+    for which in (LATEST, BEST):
+        weights = tf.train.load_checkpoint(Checkpoints(run, which).find()[0])
         types = weights.get_variable_to_dtype_map()
         assert {kind for name, kind in types.items() if name != "global_step"} == {tf.float32}
         assert weights.get_tensor("logits/weights").shape[-1] == 3
@@ -309,7 +309,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
                      "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", *recipe)
     assert "starting anew for another number of classes: logits/weights, logits/biases" in output
     trained = tf.train.load_checkpoint(
-        runs.find_checkpoint(str(tmp_path / "logs" / "seven"), runs.BEST)[0])
+        Checkpoints(str(tmp_path / "logs" / "seven"), BEST).find()[0])
     assert trained.get_tensor("logits/biases").shape == (7,)
     for name in weights.get_variable_to_shape_map():
         if name.startswith("logits/"):

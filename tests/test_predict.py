@@ -41,8 +41,8 @@ def logs(tmp_path_factory, draw_scene):
         head = {v.op.name: v for v in tf.global_variables() if v.op.name.startswith("logits/")}
         session.run(head["logits/weights"].assign(head["logits/weights"] / deviation ** .5))
         session.run(head["logits/biases"].assign(-mean / deviation ** .5))
-        runs.save(session, runs.best_saver(), run, runs.BEST, 40)
-        runs.save(session, runs.newest_saver(), run, runs.NEWEST, 70)
+        runs.save(session, runs.best_saver(), run, BEST, 40)
+        runs.save(session, runs.newest_saver(), run, LATEST, 70)
     return folder
 
 
@@ -75,7 +75,7 @@ def _probabilities(logs, images):
     """The run's model on a batch of images, without any of predict's code."""
     with tf.Graph().as_default(), tf.Session() as session:
         logits, _ = deeplab_v3(tf.constant(images), is_training=False, **MODEL)
-        runs.restore_model(session, runs.find_checkpoint(str(logs / "tiny"), "best")[0])
+        restore_model(session, Checkpoints(str(logs / "tiny"), "best").find()[0])
         return session.run(tf.nn.softmax(logits))
 
 

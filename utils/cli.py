@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 
 from tqdm import tqdm
 
@@ -84,6 +85,22 @@ def scale(text):
     return value
 
 
+def above_zero(text):
+    """argparse type: a finite float above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def port(text):
+    """argparse type: the number of a port that needs no rights."""
+    value = int(text)
+    if not 1024 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1024 to 65535")
+    return value
+
+
 def part_of(text):
     """argparse type: '3/16' -> (3, 16)."""
     part, _, parts = text.partition("/")
@@ -122,6 +139,19 @@ class _LinePerUpdate:
 def leave_on_signals():
     """SIGTERM unwinds this process as Ctrl-C does, `finally` clauses included, with status 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def stop_event():
+    """A threading.Event that the first SIGINT or SIGTERM sets; a second one ends at once."""
+    event = threading.Event()
+
+    def ask_to_stop(number, frame):
+        event.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
+    return event
 
 
 def error_line(error):

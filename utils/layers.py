@@ -5,11 +5,25 @@ them. Variables are float32 always; a layer computes in the dtype of its inputs,
 network is one whose images were cast to bfloat16.
 """
 
+import typing
+
 import tensorflow.compat.v1 as tf
 
-from utils.distributed.replicas import device_number, total
+from utils.distributed.replicas import all_reduce_sum, device_number
 
-BATCH_NORM_EPSILON = 1e-5
+
+class BatchNorm(typing.NamedTuple):
+    """How batch norm works in every layer of a network.
+
+    training: a Python bool: the batch's own statistics, of which the moving ones take in what
+        `decay` leaves each step; else the moving ones.
+    sync: on several devices, the statistics of all devices' parts of the batch, not of each one's.
+    """
+
+    training: bool = False
+    decay: float = 0.99
+    epsilon: float = 1e-5
+    sync: bool = False
 
 
 def conv2d(inputs, filters, kernel_size, scope, stride=1, rate=1, use_bias=False,
@@ -105,14 +119,11 @@ def depthwise_conv2d(inputs, kernel_size, stride=1, rate=1):
                                   dilations=[rate, rate])
 
 
-def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False,
-               epsilon=BATCH_NORM_EPSILON):
+def batch_norm(inputs, norm, scope="BatchNorm"):
     """Batch normalisation over all but the channels; statistics are float32 in any precision.
 
-    With `is_training` (a Python bool) the batch's own statistics are used, and the updates of
-    moving_mean and moving_variance, which forget by `decay` a step, join tf.GraphKeys.UPDATE_OPS;
-    otherwise the moving statistics are used. On several devices each normalises by its own part of
-    the batch or, with `sync`, by all of it; moving statistics are the devices' mean either way.
+    norm: a BatchNorm. In training the updates of moving_mean and moving_variance join
+    tf.GraphKeys.UPDATE_OPS; on several devices they are the devices' mean, with `sync` or without.
     Returns the shape and dtype of `inputs`.
     """
     with tf.variable_scope(scope):
@@ -125,17 +136,17 @@ def batch_norm(inputs, is_training, decay, scope="BatchNorm", sync=False,
         moving_variance = tf.get_variable(
             "moving_variance", shape, initializer=tf.ones_initializer(), trainable=False,
             aggregation=tf.VariableAggregation.MEAN)
-        if not is_training:
+        if not norm.training:
             return tf.nn.fused_batch_norm(inputs, gamma, beta, moving_mean, moving_variance,
-                                          epsilon=epsilon, is_training=False)[0]
-        if sync and device_number()[1] > 1:
-            outputs, mean, variance = _synchronised(inputs, gamma, beta, epsilon)
+                                          epsilon=norm.epsilon, is_training=False)[0]
+        if norm.sync and device_number()[1] > 1:
+            outputs, mean, variance = _synchronised(inputs, gamma, beta, norm.epsilon)
         else:
             outputs, mean, variance = tf.nn.fused_batch_norm(
-                inputs, gamma, beta, epsilon=epsilon, is_training=True)
+                inputs, gamma, beta, epsilon=norm.epsilon, is_training=True)
         for moving, value in ((moving_mean, mean), (moving_variance, variance)):
             tf.add_to_collection(tf.GraphKeys.UPDATE_OPS,
-                                 tf.assign_sub(moving, (1 - decay) * (moving - value)))
+                                 tf.assign_sub(moving, (1 - norm.decay) * (moving - value)))
         return outputs
 
 
@@ -148,7 +159,7 @@ def _synchronised(inputs, gamma, beta, epsilon):
     net = tf.cast(inputs, tf.float32)
     axes = list(range(net.shape.rank - 1))
     sums = tf.stack([tf.reduce_mean(net, axes), tf.reduce_mean(tf.square(net), axes)])
-    mean, square = tf.unstack(total(sums) / count)
+    mean, square = tf.unstack(all_reduce_sum(sums) / count)
     variance = tf.maximum(square - tf.square(mean), 0.)
     outputs = tf.nn.batch_normalization(net, mean, variance, beta, gamma, epsilon)
     # The moving variance is of the unbiased one, as the fused kernel's.
@@ -156,25 +167,27 @@ def _synchronised(inputs, gamma, beta, epsilon):
     return tf.cast(outputs, inputs.dtype), mean, variance * number / tf.maximum(number - 1, 1)
 
 
-def conv2d_bn_relu(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
-                   by_taps=False, sync=False, epsilon=BATCH_NORM_EPSILON):
-    """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does."""
+def conv2d_bn_relu(inputs, filters, kernel_size, scope, norm, stride=1, rate=1, by_taps=False):
+    """conv2d without bias, batch norm and ReLU under one scope, as slim's normalizer_fn does.
+
+    norm: a BatchNorm; the rest as for conv2d.
+    """
     with tf.variable_scope(scope) as variable_scope:
         net = conv2d(inputs, filters, kernel_size, variable_scope, stride, rate, by_taps=by_taps)
-        return tf.nn.relu(batch_norm(net, is_training, decay, sync=sync, epsilon=epsilon))
+        return tf.nn.relu(batch_norm(net, norm))
 
 
-def separable_conv2d(inputs, filters, kernel_size, scope, is_training, decay, stride=1, rate=1,
-                     relu=True, sync=False, epsilon=BATCH_NORM_EPSILON):
+def separable_conv2d(inputs, filters, kernel_size, scope, norm, stride=1, rate=1, relu=True):
     """A depthwise convolution, then a 1x1 of all channels; batch norm and ReLU after each.
 
-    relu: False leaves out both ReLUs (a unit of Xception has one before instead). Scopes, as in
-    tensorflow/models, research/deeplab: `scope`_depthwise and `scope`_pointwise.
+    norm: a BatchNorm. relu: False leaves out both ReLUs (a unit of Xception has one before
+    instead). Scopes, as in tensorflow/models, research/deeplab: `scope`_depthwise and
+    `scope`_pointwise.
     inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
     filters] of the same dtype. One of `stride` and `rate` is 1.
     """
     def normalise(net):
-        net = batch_norm(net, is_training, decay, sync=sync, epsilon=epsilon)
+        net = batch_norm(net, norm)
         return tf.nn.relu(net) if relu else net
 
     with tf.variable_scope(f"{scope}_depthwise"):

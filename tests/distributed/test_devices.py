@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
@@ -28,7 +29,8 @@ from deeplab_v3 import _dropout
 from utils import layers
 from utils.data import tiles
 from utils.distributed import cluster, devices, replicas
-from utils.training import ema, graph, losses, optimizer, runs
+from utils.training import ema, losses, optimizer
+from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.cli import run_script
 from utils.data.scenes import write_png
 
@@ -45,39 +47,41 @@ def take_a_step(folder, number=1, sync=True):
         step = tf.train.get_or_create_global_step()
         images, labels, start = tiles.training_batches(listed, BATCH, CLASSES, 5, step,
                                                        chosen.host, chosen.hosts)
-        said = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
+        stop_asked = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
+        norm = layers.BatchNorm(True, 0.9, sync=sync)
 
         def part():
             own_images, own_labels = devices.part_of_batch(chosen, images, labels)
             net = tf.cast(own_images, tf.float32) / 128 - 1
             for scope in ("first", "second"):
-                net = layers.conv2d_bn_relu(net, 4, 3, scope, True, 0.9, sync=sync)
+                net = layers.conv2d_bn_relu(net, 4, 3, scope, norm)
             net = _dropout(net, 0.5, (7, 8), *replicas.device_number())
             logits = layers.conv2d(net, CLASSES, 1, "logits", use_bias=True)
             loss = losses.segmentation_loss(
-                logits, own_labels, "dice_cross_entropy", class_weights=[1, 2, 3], hard_pixels=.7,
-                label_smoothing=.1, total=replicas.total)
+                logits, own_labels, losses.LossOptions("dice_cross_entropy", [1, 2, 3], .7, .1),
+                replicas.all_reduce_sum)
             loss += optimizer.weight_decay_loss(0.1)
             groups = optimizer.variable_groups("first", .5)
-            return {"loss": loss, "all_said": replicas.total(said), "update": optimizer.train_op(
-                loss, "momentum", RATE, 0.0, step, groups, histograms=True)}
+            return {"loss": loss, "stops_asked": replicas.all_reduce_sum(stop_asked),
+                    "update": optimizer.train_op(loss, "momentum", RATE, 0.0, step, groups,
+                                                 histograms=True)}
 
-        model = {"said": said, **devices.on_each(chosen, part)}
-        model["update"], _, start_of_averages = ema.keep_averages(
-            model["update"], tf.trainable_variables(), .5, step)
+        graph = types.SimpleNamespace(stop_asked=stop_asked, **devices.on_each(chosen, part))
+        graph.update, _, start_of_averages = ema.keep_averages(
+            graph.update, tf.trainable_variables(), .5, step)
         session.run(tf.global_variables_initializer())
         random = np.random.default_rng(1)
         for variable in tf.trainable_variables():
             session.run(variable.assign(random.normal(size=variable.shape).astype(np.float32)))
         session.run(start_of_averages)
-        devices.check_alike(chosen, session, model, {}, listed)
+        devices.check_alike(chosen, session, graph, {}, listed)
         session.run(start)
         # The first device alone has histograms.
-        loss, *_ = session.run((model["loss"], model["update"],
+        loss, *_ = session.run((graph.loss, graph.update,
                                 tf.get_collection(tf.GraphKeys.SUMMARIES)))
         names = [variable.op.name for variable in tf.global_variables()]
         values = session.run([variable.read_value() for variable in tf.global_variables()])
-        devices.check_alike(chosen, session, model, {}, listed)
+        devices.check_alike(chosen, session, graph, {}, listed)
     return {"loss": loss, **dict(zip(names, values))}
 
 
@@ -208,12 +212,12 @@ def dataset(tmp_path_factory):
     return folder
 
 
-def stand_in(images, num_classes, is_training, **_):
+def stand_in(images, config, norm=layers.BatchNorm(), **_):
     """In the place of deeplab_v3, which takes a minute to build and half a gigabyte to save."""
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):
         net = layers.conv2d_bn_relu(tf.cast(images, tf.float32) / 128 - 1, 4, 3, "first",
-                                    is_training, 0.9)
-        return layers.conv2d(net, num_classes, 1, "logits"), {}
+                                    norm._replace(decay=0.9))
+        return layers.conv2d(net, config.num_classes, 1, "logits"), {}
 
 
 def train_flags(dataset, *flags):
@@ -232,7 +236,7 @@ def start_training(dataset, *flags, ports=None, index=0):
 def wait_for_step(process, run, after):
     """Returns when a checkpoint of a step beyond `after` is there."""
     while process.poll() is None:
-        if runs.has_checkpoint(run) and runs.find_checkpoint(run, runs.NEWEST)[1] > after:
+        if Checkpoints(run, LATEST).exist and Checkpoints(run, LATEST).find()[1] > after:
             return
         time.sleep(0.1)
     raise AssertionError("".join(process.communicate()))
@@ -283,7 +287,7 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
     _, errors = end(chief, 2)
     assert "another host was lost at step" in errors and errors.count("\n") == 1, errors
     worker.communicate()
-    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    kept = Checkpoints(run, LATEST).find()[1]
     assert f"the checkpoint of step {kept} is kept" in errors
 
     chief, worker = (start_training(dataset, ports=ports, index=index) for index in range(2))
@@ -296,7 +300,7 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
     assert all(line.startswith("waiting for ") for line in output.splitlines())
     assert len(list(pathlib.Path(run).glob("events.out.*"))) == 2
 
-    kept = runs.find_checkpoint(run, runs.NEWEST)[1]
+    kept = Checkpoints(run, LATEST).find()[1]
     alone = start_training(dataset, "--devices", 2)
     wait_for_step(alone, run, kept)
     alone.send_signal(signal.SIGTERM)
@@ -309,8 +313,8 @@ def test_averages_of_two_devices_are_saved_as_the_best(dataset):
         dataset, "--run", "averaged", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema",
         .9)))
     assert "done; best mean-IoU" in output and errors == ""
-    best, newest = (tf.train.load_checkpoint(runs.find_checkpoint(
-        str(dataset / "logs" / "averaged"), which)[0]) for which in (runs.BEST, runs.NEWEST))
+    best, newest = (tf.train.load_checkpoint(Checkpoints(
+        str(dataset / "logs" / "averaged"), which).find()[0]) for which in (BEST, LATEST))
     name = "logits/weights"
     average = best.get_tensor(name)
     np.testing.assert_array_equal(average, newest.get_tensor(ema.average_name(name)))
@@ -335,7 +339,7 @@ def test_a_model_too_large_for_the_memory_ends_with_what_to_lower():
 
 
 def train_on_stand_in():
-    graph.deeplab_v3 = stand_in
+    train.deeplab_v3 = stand_in
     del sys.argv[1]
     run_script(train.main)
 

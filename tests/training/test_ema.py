@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from utils.training import ema, optimizer, runs
+from utils.training import ema, optimizer
+from utils.training.checkpoints import (BEST, LATEST, Checkpoints, best_checkpoints,
+                                        latest_checkpoints, model_variables, restore_model)
 from utils.layers import conv2d, conv2d_bn_relu
 
 DECAY, RATE = .5, .1
@@ -28,7 +30,7 @@ def build(session, decay=DECAY):
     scale = tf.placeholder_with_default(1., [])
     step = tf.train.get_or_create_global_step()
     update = optimizer.train_op(scale * tf.nn.l2_loss(weights), "momentum", RATE, 0., step)
-    op, averaged, start = ema.keep_averages(update, runs.model_variables(), decay, step)
+    op, averaged, start = ema.keep_averages(update, model_variables(), decay, step)
     session.run(tf.global_variables_initializer())
     session.run(start)
     return {"weights": weights, "moving": moving, "scale": scale, "op": op, "averaged": averaged,
@@ -77,31 +79,31 @@ def read_model(run, which):
     with tf.Graph().as_default(), tf.Session() as session:
         variables = (tf.get_variable("weights", [2]),
                      tf.get_variable("bn/moving_mean", [], trainable=False))
-        runs.restore_model(session, runs.find_checkpoint(run, which)[0])
+        restore_model(session, Checkpoints(run, which).find()[0])
         return [value.tolist() for value in session.run(variables)]
 
 
 def test_best_and_newest_give_the_averages_and_newest_resumes_exactly(session, tmp_path):
     run = os.path.join(str(tmp_path), "run")
     graph = build(session)
-    newest, best = runs.newest_saver(), runs.best_saver(graph["averaged"])
+    latest, best = latest_checkpoints(run), best_checkpoints(run, graph["averaged"])
     for _ in range(3):
         session.run(graph["op"])
-    runs.save(session, newest, run, runs.NEWEST, 3)
-    runs.save(session, best, run, runs.BEST, 3)
+    latest.save(session, 3)
+    best.save(session, 3)
     expected = [session.run(graph["averaged"][name]).tolist()
                 for name in ("weights", "bn/moving_mean")]
     assert expected[1] not in (0, 3)
-    assert read_model(run, runs.BEST) == expected
-    assert read_model(run, runs.NEWEST) == expected
-    stored = dict(tf.train.list_variables(runs.find_checkpoint(run, runs.BEST)[0]))
+    assert read_model(run, BEST) == expected
+    assert read_model(run, LATEST) == expected
+    stored = dict(tf.train.list_variables(Checkpoints(run, BEST).find()[0]))
     assert set(stored) == {"weights", "bn/moving_mean"}
 
     session.run(graph["op"])
     whole = session.run(tf.global_variables())
     with tf.Graph().as_default(), tf.Session() as resumed:
         graph = build(resumed)
-        runs.restore(resumed, runs.newest_saver(), runs.find_checkpoint(run, runs.NEWEST)[0])
+        latest_checkpoints(run).restore(resumed)
         resumed.run(graph["op"])
         for value, again in zip(whole, resumed.run(tf.global_variables())):
             np.testing.assert_array_equal(value, again)
@@ -110,12 +112,12 @@ def test_best_and_newest_give_the_averages_and_newest_resumes_exactly(session, t
 def test_a_checkpoint_that_lacks_a_variables_average_is_refused(session, tmp_path):
     run = os.path.join(str(tmp_path), "run")
     build(session)
-    runs.save(session, runs.newest_saver(), run, runs.NEWEST, 1)
+    latest_checkpoints(run).save(session, 1)
     with tf.Graph().as_default(), tf.Session() as session:
         for name in ("weights", "logits/weights"):
             tf.get_variable(name, [2])
         with pytest.raises(ValueError, match="logits/weights/ExponentialMovingAverage is missing"):
-            runs.restore_model(session, runs.find_checkpoint(run, runs.NEWEST)[0])
+            restore_model(session, Checkpoints(run, LATEST).find()[0])
 
 
 def small_model(images):
@@ -129,7 +131,7 @@ def small_model(images):
 def test_the_model_of_the_averages_is_the_model_with_their_values(session):
     images = tf.constant(np.random.default_rng(0).normal(0, 1, (1, 8, 8, 3)), tf.float32)
     own = small_model(images)
-    _, averaged, _ = ema.keep_averages(tf.no_op(), runs.model_variables(), .9,
+    _, averaged, _ = ema.keep_averages(tf.no_op(), model_variables(), .9,
                                             tf.train.get_or_create_global_step())
     count = len(tf.global_variables())
     with ema.using_averages(averaged):
@@ -138,7 +140,7 @@ def test_the_model_of_the_averages_is_the_model_with_their_values(session):
         plain = small_model(images)
     assert len(tf.global_variables()) == count
     session.run(tf.global_variables_initializer())
-    variables = {variable.op.name: variable for variable in runs.model_variables()}
+    variables = {variable.op.name: variable for variable in model_variables()}
     assert set(averaged) == set(variables) and len(variables) == 7
     before = session.run(own)
     session.run(tf.group(*(tf.assign(average, 1.1 * average + .1)

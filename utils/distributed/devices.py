@@ -28,6 +28,11 @@ class Devices(typing.NamedTuple):
     server: typing.Any = None
     others: tuple = ()  # addresses of the other hosts
 
+    @property
+    def is_chief(self):
+        """True for the first host, which alone writes the run's folder."""
+        return self.host == 0
+
 
 def choose_devices(number, batch_size, slurm_port=None):
     """The Devices for --devices `number` (None: all GPUs, else the CPU), TF_CONFIG and --slurm.
@@ -112,17 +117,19 @@ def part_of_batch(devices, *tensors):
     return [tf.split(tensor, local)[number] if local > 1 else tensor for tensor in tensors]
 
 
-def check_alike(devices, session, model, settings, tiles):
+def check_alike(devices, session, graph, settings, tiles):
     """Raises ValueError on some host unless all start from the same settings, tiles and variables.
 
-    model: holds 'said', an int64 placeholder, and 'all_said', its sum over all devices.
+    settings: plain values. graph: train.py's Graph, whose placeholder stop_asked takes an int64 and whose stops_asked is
+    its sum over all devices.
     """
     if devices.hosts == 1:
         return
     values = session.run([variable.read_value() for variable in tf.global_variables()])
-    said = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
+    checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
     for part in ["\n".join(tiles["image"]).encode(), *(value.tobytes() for value in values)]:
-        said = zlib.crc32(part, said)
-    if session.run(model["all_said"], {model["said"]: said}) != said * devices.count:
+        checksum = zlib.crc32(part, checksum)
+    all_sum = session.run(graph.stops_asked, {graph.stop_asked: checksum})
+    if all_sum != checksum * devices.count:
         raise ValueError("the hosts do not start alike; give all of them the same command, files "
                          "and tiles, and --logs in a folder that all see")

@@ -15,7 +15,7 @@ def device_number():
             replica.num_replicas_in_sync)
 
 
-def total(value):
+def all_reduce_sum(value):
     """The sum of `value` over all devices, on each of them; differentiable."""
     if not tf.distribute.has_strategy():
         return value

@@ -2,7 +2,6 @@
 as a SavedModel."""
 
 import contextlib
-import inspect
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,13 +12,8 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import deeplab_v3
 from utils.classes import IGNORE
 from utils.files import replacing
-from utils.training.runs import SETTINGS, error_reason, restore_model, write_settings
+from utils.training.checkpoints import error_reason, restore_model
 from utils.inference.sliding_window import augmented_probabilities, predict_bands
-
-# What JSON has for settings of deeplab_v3.
-KINDS = {"backbone": str, "output_stride": int, "multi_grid": list, "decoder": bool,
-         "width": int | float, "pool1_padding": str, "bands": int}
-
 
 @dataclass(frozen=True)
 class Method:
@@ -33,33 +27,16 @@ class Method:
     scales: tuple
 
 
-def check_known(run, model):
-    """Raises ValueError where the run's model has a setting that is none of deeplab_v3's, or one
-    that is no value for it, which only a damaged file has."""
-    unknown = sorted(set(model) - set(inspect.signature(deeplab_v3).parameters))
-    if unknown:
-        raise ValueError(f"{run}: its model has settings that this code does not know "
-                         f"({', '.join(unknown)}); use the code that trained it, whose commit is "
-                         "in its environment.json")
-    wrong = [f"{name} {value!r}" for name, value in model.items()
-             if not isinstance(value, KINDS.get(name, object))
-             or name == "multi_grid" and not all(isinstance(rate, int) for rate in value)]
-    if wrong:
-        raise ValueError(f"{os.path.join(run, SETTINGS)}: damaged: {', '.join(wrong)}; restore it "
-                         "or train again")
-
-
-def build_predictors(session, model, window, precision, methods):
+def build_predictors(session, config, window, precision, methods):
     """For each method a function from uint8 windows to probabilities; they share one model.
 
-    model: settings of deeplab_v3. The functions take [batch, window, window, bands] and return
+    config: ModelConfig. The functions take [batch, window, window, channels] and return
     float32 [batch, window, window, classes]; each call is one Session call. They may be called
     once the variables have their values.
     """
-    images = tf.placeholder(tf.uint8, [None, window, window, model.get("bands", 3)],
-                            name="images")
+    images = tf.placeholder(tf.uint8, [None, window, window, config.in_channels], "images")
     return [_predictor(session, images, augmented_probabilities(
-        images, _probabilities_of(model, precision), method.rotations, method.flips,
+        images, _probabilities_of(config, precision), method.rotations, method.flips,
         method.scales)) for method in methods]
 
 
@@ -92,15 +69,14 @@ def export_model(folder, checkpoint, settings, precision):
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ValueError(f"{folder}: there is something already; export to a new folder")
     with tf.Graph().as_default(), tf.Session() as session:
-        images = tf.placeholder(
-            tf.uint8, [None, None, None, settings["model"].get("bands", 3)], name="images")
-        probabilities = _probabilities_of(settings["model"], precision)(images)
+        images = tf.placeholder(tf.uint8, [None, None, None, settings.model.in_channels], "images")
+        probabilities = _probabilities_of(settings.model, precision)(images)
         restore_model(session, checkpoint)
         with replacing(folder) as temporary:
             try:
                 tf.saved_model.simple_save(session, temporary, {"images": images},
                                            {"probabilities": probabilities})
-                write_settings(temporary, settings)
+                settings.write(temporary)
             except BaseException as error:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not isinstance(error, tf.errors.OpError):
@@ -110,9 +86,9 @@ def export_model(folder, checkpoint, settings, precision):
                               ) from None
 
 
-def _probabilities_of(model, precision):
+def _probabilities_of(config, precision):
     def probabilities_of(images):
-        return tf.nn.softmax(deeplab_v3(images, is_training=False, precision=precision, **model)[0])
+        return tf.nn.softmax(deeplab_v3(images, config, precision=precision)[0])
     return probabilities_of
 
 

@@ -1,12 +1,8 @@
-"""Scores and pictures of a model in training, on validation tiles and on the held-out scene.
-
-Also which checkpoint is the best.
-"""
+"""Scores and pictures of a model in training, on validation tiles and on the held-out scene."""
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from utils.training import runs
 from utils.classes import colour_map
 from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
                            mean_iou)
@@ -14,54 +10,49 @@ from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.data.scenes import encode_png
 from utils.inference.sliding_window import predict_bands
 from utils.data.tiles import read_tile
+from utils.training.tensorboard import scalar_summary
 
 PICTURES = 4
 
 
-def write_evaluation(session, model, writer, step, table, validation, held_out, tile_size,
-                     batch_size):
-    """Scores and pictures of this step to TensorBoard.
+class Evaluator:
+    """Scores the model on validation tiles and, where there is one, on the held-out scene.
 
-    Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
-    None where there are none.
+    graph: train.py's Graph. validation: list of tiles. held_out: (image, label) or None.
+    window, batch_size: pixels and number of the windows in a call.
     """
-    def predict(images):
-        return session.run(model["probabilities"], {model["evaluated"]: images})
 
-    matrix = evaluate_tiles(predict, validation, table, batch_size)
-    values = score_values("validation", matrix, table)
-    if validation.size:
-        writer.add_summary(confusion_summary("validation", matrix, table), step)
-    if held_out:
-        image, label = held_out
-        prediction = map_scene(predict, image, tile_size, batch_size)
-        matrix = confusion_matrix(label, prediction, len(table))
-        values.update(score_values("held_out", matrix, table))
-        values.update(boundary_values("held_out", label, prediction, table))
-        writer.add_summary(confusion_summary("held_out", matrix, table), step)
-        writer.add_summary(picture_summary(image, label, prediction, table, tile_size), step)
-    writer.add_summary(scalar_summary(values), step)
-    print(f"step {step}: " + ", ".join(
-        f"{tag} {value:.4f}" for tag, value in values.items()
-        if tag.endswith(("/mean_iou", "/accuracy", "/boundary_f1"))), flush=True)
-    return {"mean_iou": values.get("validation/mean_iou"),
-            "held_out_mean_iou": values.get("held_out/mean_iou")}
+    def __init__(self, session, graph, table, validation, held_out, window, batch_size):
+        self._predict = lambda images: session.run(graph.probabilities, {graph.evaluated: images})
+        self._table, self._validation, self._held_out = table, validation, held_out
+        self._window, self._batch_size = window, batch_size
 
+    def evaluate(self, step, writer):
+        """Scores and pictures of this step to TensorBoard (an EventWriter).
 
-def keep_best(session, saver, run, writer, step, scores, best):
-    """Saves the model as the run's best where `scores` are no worse than those of `best`.
-
-    scores: what `write_evaluation` returned. Without validation tiles the newest is the best.
-    best: what `runs.read_best_score` returns; {} before the first evaluation. It is brought up to
-    date here and in the run's folder.
-    """
-    if (scores["mean_iou"] or 0) >= (best.get("mean_iou") or 0):
-        runs.save(session, saver, run, runs.BEST, step)
-        best.update(scores, step=step)
-        writer.add_summary(scalar_summary({
-            f"best/{name}": value for name, value in scores.items() if value is not None}), step)
-    best["evaluated"] = step
-    runs.write_best_score(run, best)
+        Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
+        None where there are none.
+        """
+        table = self._table
+        matrix = evaluate_tiles(self._predict, self._validation, table, self._batch_size)
+        values = score_values("validation", matrix, table)
+        if self._validation.size:
+            writer.add_summary(confusion_summary("validation", matrix, table), step)
+        if self._held_out:
+            image, label = self._held_out
+            prediction = map_scene(self._predict, image, self._window, self._batch_size)
+            matrix = confusion_matrix(label, prediction, len(table))
+            values.update(score_values("held_out", matrix, table))
+            values.update(boundary_values("held_out", label, prediction, table))
+            writer.add_summary(confusion_summary("held_out", matrix, table), step)
+            writer.add_summary(picture_summary(image, label, prediction, table, self._window),
+                               step)
+        writer.add_summary(scalar_summary(values), step)
+        print(f"step {step}: " + ", ".join(
+            f"{tag} {value:.4f}" for tag, value in values.items()
+            if tag.endswith(("/mean_iou", "/accuracy", "/boundary_f1"))), flush=True)
+        return {"mean_iou": values.get("validation/mean_iou"),
+                "held_out_mean_iou": values.get("held_out/mean_iou")}
 
 
 def evaluate_tiles(predict, validation, table, batch_size):
@@ -109,12 +100,6 @@ def boundary_values(group, label, prediction, table):
     boundary_f1.add(label, prediction)
     score = boundary_f1.score()
     return {f"{group}/boundary_f1": score} if np.isfinite(score) else {}
-
-
-def scalar_summary(values):
-    """tf.Summary of tags -> float values."""
-    return tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=float(value))
-                             for tag, value in values.items()])
 
 
 def picture_summary(image, label, prediction, table, window):

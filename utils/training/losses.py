@@ -1,5 +1,7 @@
 """The loss of a batch of logits, with what helps small and unbalanced data sets."""
 
+import typing
+
 import tensorflow.compat.v1 as tf
 
 from utils.classes import IGNORE
@@ -9,41 +11,53 @@ LOSSES = ("cross_entropy", "focal", "dice_cross_entropy")
 SMALLEST_DOUBT = 1e-7
 
 
-def segmentation_loss(logits, labels, loss="cross_entropy", class_weights=None, hard_pixels=1.0,
-                      label_smoothing=0.0, focal_gamma=2.0, total=tf.identity):
-    """The loss of a batch over the pixels that count; 0 where all are ignored.
+class LossOptions(typing.NamedTuple):
+    """Which loss, and what helps small and unbalanced data sets.
 
-    logits: float32 [batch, height, width, classes]. labels: integer [batch, height, width], 255 is
-    ignored.
     loss: 'cross_entropy'; 'focal' (each pixel's cross-entropy times (1 - p) ** focal_gamma, p the
         probability of its class; Lin et al., arXiv 1708.02002, 3.2, without alpha, whose part
         class_weights plays); 'dice_cross_entropy': cross-entropy plus `dice_loss`.
     class_weights: [classes], or None for 1; a pixel has its class's weight in the cross-entropy or
-        focal loss, and one of weight 0 does not count there. Dice takes all classes alike.
-    hard_pixels: share in (0, 1] of each image's counted pixels, the hardest, that alone enter the
-        cross-entropy or focal loss; see `hardest_pixels`.
+        focal loss, and one of weight 0 is not valid there. Dice takes all classes alike.
+    hard_pixels: share in (0, 1] of each image's valid pixels, the hardest (OHEM), that alone enter
+        the cross-entropy or focal loss; see `hardest_pixels`.
     label_smoothing: in [0, 1), the share of a pixel's label that goes to all classes alike
         (arXiv 1512.00567, 7).
-    total: function from a tensor to its sum over all devices that share the batch, differentiable;
-        with it the loss is that of the whole batch on each of them.
+    """
+
+    loss: str = "cross_entropy"
+    class_weights: typing.Any = None
+    hard_pixels: float = 1.0
+    label_smoothing: float = 0.0
+    focal_gamma: float = 2.0
+
+
+def segmentation_loss(logits, labels, options=LossOptions(), all_reduce_sum=tf.identity):
+    """The loss of a batch over its valid pixels; 0 where all are ignored.
+
+    logits: float32 [batch, height, width, classes]. labels: integer [batch, height, width], 255 is
+    ignored. options: LossOptions.
+    all_reduce_sum: function from a tensor to its sum over all devices that share the batch,
+        differentiable; with it the loss is that of the whole batch on each of them.
 
     Cross-entropy and focal loss are divided by the sum of the weights of the pixels that enter, as
     in scikit-learn's log_loss(sample_weight), not by the number of all pixels. Raises ValueError.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is none of {', '.join(LOSSES)}")
-    counted = tf.not_equal(labels, IGNORE)
-    ids = tf.where(counted, tf.cast(labels, tf.int32), tf.zeros_like(labels, tf.int32))
-    weights = tf.cast(counted, tf.float32)
-    if class_weights is not None:
-        weights *= tf.gather(tf.constant(class_weights, tf.float32), ids)
-    losses = pixel_losses(logits, ids, label_smoothing, focal_gamma if loss == "focal" else 0)
-    if hard_pixels < 1:
-        weights *= hardest_pixels(losses, weights > 0, hard_pixels)
-    mean = tf.math.divide_no_nan(total(tf.reduce_sum(losses * weights)),
-                                 total(tf.reduce_sum(weights)))
-    if loss == "dice_cross_entropy":
-        mean += dice_loss(logits, ids, counted, total)
+    if options.loss not in LOSSES:
+        raise ValueError(f"loss {options.loss!r} is none of {', '.join(LOSSES)}")
+    valid = tf.not_equal(labels, IGNORE)
+    ids = tf.where(valid, tf.cast(labels, tf.int32), tf.zeros_like(labels, tf.int32))
+    weights = tf.cast(valid, tf.float32)
+    if options.class_weights is not None:
+        weights *= tf.gather(tf.constant(options.class_weights, tf.float32), ids)
+    losses = pixel_losses(logits, ids, options.label_smoothing,
+                          options.focal_gamma if options.loss == "focal" else 0)
+    if options.hard_pixels < 1:
+        weights *= hardest_pixels(losses, weights > 0, options.hard_pixels)
+    mean = tf.math.divide_no_nan(all_reduce_sum(tf.reduce_sum(losses * weights)),
+                                 all_reduce_sum(tf.reduce_sum(weights)))
+    if options.loss == "dice_cross_entropy":
+        mean += dice_loss(logits, ids, valid, all_reduce_sum)
     return mean
 
 
@@ -63,40 +77,40 @@ def pixel_losses(logits, ids, label_smoothing=0.0, focal_gamma=0.0):
     return losses
 
 
-def hardest_pixels(losses, counted, share):
-    """1. for the `share` of each image's counted pixels with the highest losses, else 0.
+def hardest_pixels(losses, valid, share):
+    """1. for the `share` of each image's valid pixels with the highest losses, else 0.
 
     Online hard example mining (Shrivastava et al., arXiv 1604.03540) by pixel. losses: float32,
-    counted: bool, both [batch, height, width]. The number is rounded up; pixels as hard as the last
+    valid: bool, both [batch, height, width]. The number is rounded up; pixels as hard as the last
     of them belong to them too. By image, not by batch: so it does not matter how a batch is spread
     over devices.
     """
-    flat = tf.reshape(tf.where(counted, tf.stop_gradient(losses), -tf.ones_like(losses)),
+    flat = tf.reshape(tf.where(valid, tf.stop_gradient(losses), -tf.ones_like(losses)),
                       [tf.shape(losses)[0], -1])
 
     def number(pixels):
         return tf.cast(tf.ceil(share * tf.cast(pixels, tf.float64)), tf.int32)
 
     sorted_losses = tf.math.top_k(flat, number(tf.shape(flat)[1])).values
-    last = tf.maximum(number(tf.count_nonzero(counted, axis=[1, 2])) - 1, 0)
+    last = tf.maximum(number(tf.count_nonzero(valid, axis=[1, 2])) - 1, 0)
     threshold = tf.gather(sorted_losses, last, batch_dims=1)[:, None, None]
     # Not 'losses >= threshold': a NaN must stay in, to be found.
-    return tf.cast(counted & ~(losses < threshold), tf.float32)
+    return tf.cast(valid & ~(losses < threshold), tf.float32)
 
 
-def dice_loss(logits, ids, counted, total=tf.identity):
-    """1 - soft Dice, the mean over the classes that the batch's counted labels hold; 0 without any.
+def dice_loss(logits, ids, valid, all_reduce_sum=tf.identity):
+    """1 - soft Dice, the mean over the classes that the batch's valid labels hold; 0 without any.
 
-    Dice of a class: 2 sum(p g) / (sum(p^2) + sum(g^2)) over all counted pixels of the batch, p its
+    Dice of a class: 2 sum(p g) / (sum(p^2) + sum(g^2)) over all valid pixels of the batch, p its
     probability, g 1 where it is the label (Milletari et al., arXiv 1606.04797, 3). ids: int32
-    [batch, height, width]; counted: bool of that shape.
+    [batch, height, width]; valid: bool of that shape.
     """
-    counted = tf.cast(counted, tf.float32)[..., None]
-    truth = tf.one_hot(ids, logits.shape[-1]) * counted
-    probabilities = tf.nn.softmax(logits) * counted
+    valid = tf.cast(valid, tf.float32)[..., None]
+    truth = tf.one_hot(ids, logits.shape[-1]) * valid
+    probabilities = tf.nn.softmax(logits) * valid
 
     def sum_by_class(values):
-        return total(tf.reduce_sum(values, axis=[0, 1, 2]))
+        return all_reduce_sum(tf.reduce_sum(values, axis=[0, 1, 2]))
 
     pixels = sum_by_class(truth)
     dice = tf.math.divide_no_nan(2 * sum_by_class(probabilities * truth),

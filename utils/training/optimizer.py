@@ -3,7 +3,7 @@
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
-from utils.distributed.replicas import device_number, total
+from utils.distributed.replicas import all_reduce_sum, device_number
 
 OPTIMIZERS = ("adam", "momentum")
 SCHEDULES = ("step", "poly", "constant")
@@ -95,7 +95,7 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=Fals
         loss / count if count > 1 else loss, [v for part, _ in groups for v in part],
         aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE))
     # Over all devices, so that all stop at the same step.
-    norm = total(tf.linalg.global_norm(gradients))
+    norm = all_reduce_sum(tf.linalg.global_norm(gradients))
     finite = tf.Assert(tf.math.is_finite(loss) & tf.math.is_finite(norm),
                        [NOT_FINITE, loss, norm])
     with tf.control_dependencies([finite] + tf.get_collection(tf.GraphKeys.UPDATE_OPS)):

@@ -1,4 +1,4 @@
-"""First weights: ImageNet's, whose foreign names only this room knows, or those of another run."""
+"""Initial weights: ImageNet's, whose foreign names only this module knows, or another run's."""
 
 import contextlib
 import os
@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.training import download, runs
+from utils.training import download
+from utils.training.checkpoints import BEST, LATEST, Checkpoints, model_variables
+from utils.training.run import SETTINGS, RunSettings, is_run
 
 SLIM, KERAS = "slim", "keras"
 EXPECTED = ("--pretrained is none, imagenet, Keras's .h5 of a ResNet-v2, the prefix of a "
@@ -37,6 +39,15 @@ KERAS_LAYERS = {
 KERAS_WEIGHTS = {"kernel": "weights", "bias": "biases"}
 
 
+def pool1_padding(pretrained, backbone):
+    """'slim' or 'keras': how a ResNet pads its pool1 with these weights; None for other backbones.
+
+    Raises as `origin_of`.
+    """
+    origin = origin_of(pretrained, backbone)
+    return (origin or SLIM) if backbone in KERAS_MODELS else None
+
+
 def origin_of(pretrained, backbone="resnet_v2_50"):
     """'slim' or 'keras', the origin of the weights that `--pretrained` names, or None for none.
 
@@ -46,8 +57,8 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
     """
     if pretrained == "none":
         return None
-    if runs.is_run(pretrained):
-        return runs.read_settings(pretrained)["model"].get("pool1_padding") or SLIM
+    if is_run(pretrained):
+        return RunSettings.read(pretrained).model.pool1_padding or SLIM
     if pretrained == "imagenet" and backbone in MODEL_ZOO:
         return SLIM
     if pretrained == "imagenet" or pretrained.endswith((".h5", ".hdf5", ".keras")):
@@ -55,7 +66,7 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
             raise FileNotFoundError(f"{pretrained}: no such file; {EXPECTED}")
         return KERAS
     if os.path.isdir(pretrained) or not tf.train.checkpoint_exists(pretrained):
-        what = (f"a folder, but no run (no {runs.SETTINGS})" if os.path.isdir(pretrained)
+        what = (f"a folder, but no run (no {SETTINGS})" if os.path.isdir(pretrained)
                 else "no checkpoint there")
         raise FileNotFoundError(f"{pretrained}: {what}; {EXPECTED}")
     # TensorFlow takes any file for a checkpoint of its first version.
@@ -68,21 +79,21 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
     return SLIM
 
 
-def read_pretrained(pretrained, model=None):
+def read_pretrained(pretrained, config=None):
     """The weights as a dict from our variable names (resnet_v2_50/...) to float32 arrays.
 
-    pretrained: 'imagenet' or a path, see `origin_of`. model: settings of deeplab_v3, for their
-    backbone (resnet_v2_50 without them) and to compare a run's with them. To be called outside of a
-    graph, since Keras builds its own model to read its files. Raises OSError, ValueError naming the
-    source.
+    pretrained: 'imagenet' or a path, see `origin_of`. config: the ModelConfig that they are
+    for; None: any of backbone resnet_v2_50. To be called outside of a graph, since Keras builds its
+    own model to read its files. Raises OSError, ValueError naming the source.
     """
-    backbone = (model or {}).get("backbone", "resnet_v2_50")
-    if runs.is_run(pretrained):
-        checkpoint = _best_or_newest(pretrained)
-        _check_same_model(pretrained, model)
+    backbone = config.backbone if config else "resnet_v2_50"
+    if is_run(pretrained):
+        checkpoint = _best_or_latest(pretrained)
+        if config:
+            _check_fits(pretrained, config)
         return _read_checkpoint(checkpoint)
-    if model and model.get("width", 1) != 1:
-        raise ValueError(f"--width {model['width']:g}: {pretrained} has weights of width 1 only; "
+    if config and config.width != 1:
+        raise ValueError(f"--width {config.width:g}: {pretrained} has weights of width 1 only; "
                          "use --pretrained none, or the folder of a run of this width")
     if origin_of(pretrained, backbone) == KERAS:
         return _from_keras(_keras_model(pretrained, backbone), backbone)
@@ -91,7 +102,7 @@ def read_pretrained(pretrained, model=None):
     # The zoo has the pyramid's names too, but it and slim call their last layer otherwise.
     if "logits/weights" in weights:
         raise ValueError(f"{pretrained}: a checkpoint of train.py's own; give its run's folder, "
-                         f"where {runs.SETTINGS} is")
+                         f"where {SETTINGS} is")
     return weights
 
 
@@ -101,10 +112,10 @@ def assign_weights(session, weights, backbone, source):
     source: what `--pretrained` names. A run's weights fill the whole model, others its `backbone`.
     Raises ValueError as `assign_backbone` and `assign_model`.
     """
-    if runs.is_run(source):
+    if is_run(source):
         anew = assign_model(session, weights, source)
-        return (f"first weights from {_best_or_newest(source)}"
-                + (f"; starting anew for another number of classes: {', '.join(anew)}"
+        return (f"initial weights from {_best_or_latest(source)}"
+                + (f"; re-initialised for another number of classes: {', '.join(anew)}"
                    if anew else ""))
     left_out = assign_backbone(session, weights, backbone, source)
     return f"backbone from {source}; not used: {_shortened(left_out) or 'nothing'}"
@@ -118,7 +129,7 @@ def assign_backbone(session, weights, backbone, source):
     ValueError naming the variables that are missing or differ in shape; then nothing is changed.
     Returns the names of those left out.
     """
-    variables = [v for v in runs.model_variables() if v.op.name.startswith(backbone + "/")]
+    variables = [v for v in model_variables() if v.op.name.startswith(backbone + "/")]
     # A network's first layer is the first that it makes, whatever its name.
     first = next(v for v in variables if v.op.name.endswith("/weights"))
     kernel = weights.get(first.op.name, np.empty(0))
@@ -131,11 +142,12 @@ def assign_backbone(session, weights, backbone, source):
 def assign_model(session, weights, run):
     """Puts the `weights` of a run into all of the current graph's model.
 
-    The last layer keeps its first values where it has another number of classes. Raises ValueError
-    naming the variables that are missing or differ in shape otherwise; then nothing is changed.
-    Returns the names of those that start anew.
+    The last layer keeps its initial values where it has another number of classes. Raises
+    ValueError naming the variables that are missing or differ in shape otherwise; then nothing is
+    changed.
+    Returns the names of those that are re-initialised.
     """
-    variables = runs.model_variables()
+    variables = model_variables()
     anew = [v.op.name for v in variables if v.op.name.startswith("logits/")
             and v.op.name in weights and weights[v.op.name].shape[-1] != v.shape[-1]]
     _assign(session, weights, [v for v in variables if v.op.name not in anew], run, "this model")
@@ -198,22 +210,21 @@ def _model_zoo(backbone):
                       "pass the path of its model.ckpt, or use --pretrained none") from error
 
 
-def _best_or_newest(run):
-    """Path prefix of the run's best checkpoint or, where it was never evaluated, its newest."""
-    for which in (runs.BEST, runs.NEWEST):
+def _best_or_latest(run):
+    """Path prefix of the run's best checkpoint or, where it was never evaluated, its latest."""
+    for which in (BEST, LATEST):
         with contextlib.suppress(FileNotFoundError):
-            return runs.find_checkpoint(run, which)[0]
+            return Checkpoints(run, which).find()[0]
     raise FileNotFoundError(f"{run}: a run without a complete checkpoint; train it first, or name "
                             "another with --pretrained")
 
 
-def _check_same_model(run, model):
+def _check_fits(run, config):
     """Raises ValueError naming the settings for which the run's variables would not fit."""
-    before = runs.read_settings(run)["model"]
-    changed = [f"{name} was {before.get(name, default)}, is {model.get(name, default)}"
-               for name, default in (("backbone", None), ("bands", 3), ("decoder", False),
-                                     ("width", 1))
-               if model and before.get(name, default) != model.get(name, default)]
+    before = RunSettings.read(run).model
+    changed = [f"{name} was {getattr(before, name)}, is {getattr(config, name)}"
+               for name in ("backbone", "in_channels", "decoder", "width")
+               if getattr(before, name) != getattr(config, name)]
     if changed:
         raise ValueError(f"{run}: its weights do not fit: {'; '.join(changed)}; only the number of "
                          "classes may differ; choose another --pretrained")

@@ -6,7 +6,8 @@ import time
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from utils.training import runs
+from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
+from utils.training.run import SETTINGS, BestScore, RunSettings, run_names
 
 COLUMNS = ("run", "backbone", "seed", "step", "of", "best_step", "validation", "held_out", "saved",
            "state")
@@ -15,12 +16,12 @@ COLUMNS = ("run", "backbone", "seed", "step", "of", "best_step", "validation", "
 def list_runs(logs):
     """DataFrame with a row for each run in `logs`, the best first, damaged ones last.
 
-    validation, held_out: mean-IoU of the best checkpoint, NaN where unknown. saved: when the newest
+    validation, held_out: mean-IoU of the best checkpoint, NaN where unknown. saved: when the latest
     checkpoint was written. state: 'done', 'unfinished', or what is damaged.
     """
     rows = []
     # With checkpoints and without settings it is a run too, a damaged one.
-    for name in runs.run_names(logs, (runs.SETTINGS, runs.NEWEST, runs.BEST)):
+    for name in run_names(logs, (SETTINGS, LATEST, OLD_LATEST, BEST)):
         run = os.path.join(logs, name)
         try:
             rows.append({"run": name, **_describe(run)})
@@ -49,22 +50,23 @@ def format_runs(logs):
 
 
 def _describe(run):
-    settings = runs.read_settings(run)
-    recipe = settings["training"]
-    row = {"backbone": settings["model"]["backbone"], "seed": int(recipe["seed"]),
+    settings = RunSettings.read(run)
+    recipe = settings.recipe
+    row = {"backbone": settings.model.backbone, "seed": int(recipe["seed"]),
            "step": 0, "of": int(recipe["steps"]), "state": "unfinished"}
-    if runs.has_checkpoint(run):
-        path, row["step"] = runs.find_checkpoint(run, runs.NEWEST)
+    latest = Checkpoints(run, LATEST)
+    if latest.exist:
+        path, row["step"] = latest.find()
         try:
             tf.train.list_variables(path)
         except tf.errors.OpError as error:
             raise ValueError(f"{path}: {error.message}") from None
         row["saved"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(
             os.path.getmtime(path + ".index")))
-    best = runs.read_best_score(run)
+    best = BestScore.read(run)
     if best:
-        row |= {"best_step": best["step"], "validation": best.get("mean_iou"),
-                "held_out": best.get("held_out_mean_iou")}
+        row |= {"best_step": best.step, "validation": best.mean_iou,
+                "held_out": best.held_out_mean_iou}
     if row["step"] >= row["of"]:
         row["state"] = "done"
     return row

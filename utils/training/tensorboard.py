@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 
-from utils.training import runs
+from utils.training.checkpoints import error_reason
 
 
 class EventWriter:
@@ -53,18 +53,25 @@ class EventWriter:
             raise self._failed(error) from error
 
     def _failed(self, error):
-        return OSError(f"{self.path}: could not be written ({runs.error_reason(error)}); free some "
+        return OSError(f"{self.path}: could not be written ({error_reason(error)}); free some "
                        "space, then start the same run again to resume from its last whole "
                        "checkpoint")
 
 
-def settings_summary(settings):
-    """tf.Summary that puts a run's settings (`settings.run_settings`) into the HPARAMS tab.
+def scalar_summary(values):
+    """tf.Summary of tags -> float values."""
+    return tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=float(value))
+                             for tag, value in values.items()])
 
-    Written at each start of the run: TensorBoard takes the folder for one session, and the newest
+
+def settings_summary(settings):
+    """tf.Summary that puts the RunSettings of a run into the HPARAMS tab.
+
+    Written at each start of the run: TensorBoard takes the folder for one session, and the latest
     scalars in it for its scores.
     """
-    values = settings["model"] | settings["training"] | {"tile_size": settings["tile_size"]}
+    stated = settings.to_json()
+    values = stated["model"] | stated["training"] | {"tile_size": settings.crop_size}
     return hparams.session_start_pb({
         name: value if isinstance(value, (bool, int, float)) else str(value)
         for name, value in values.items()})

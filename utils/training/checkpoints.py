@@ -1,0 +1,182 @@
+"""Checkpoints of a run: saving, finding and restoring them. Only this module knows their files.
+
+logs/<run>/latest/step-N.*   the latest: all variables, so that training resumes
+logs/<run>/best/step-N.*     the best on the validation tiles: the model's variables only, or their
+                             moving averages (--ema)
+"""
+
+import contextlib
+import glob
+import os
+
+import tensorflow.compat.v1 as tf
+
+from utils.training.ema import average_name
+
+LATEST, BEST = "latest", "best"
+# What runs of earlier versions call the folder of the latest.
+OLD_LATEST = "newest"
+KEPT = {LATEST: 2, BEST: 1}
+
+
+def checkpoint_folder(run, which):
+    """The folder of the run's 'latest' or 'best' checkpoint, which need not be there."""
+    old = os.path.join(run, OLD_LATEST)
+    return old if which == LATEST and os.path.isdir(old) else os.path.join(run, which)
+
+
+class Checkpoints:
+    """One folder's checkpoints.
+
+    variables: what is saved, as tf.train.Saver takes it: a list, or a dict of names; None where
+    they are only to be found. Needs the graph that holds them.
+    """
+
+    def __init__(self, run, which, variables=None):
+        self.folder = checkpoint_folder(run, which)
+        self._variables = variables
+        self._saver = variables and tf.train.Saver(variables, max_to_keep=KEPT[which],
+                                                   save_relative_paths=True)
+
+    @property
+    def exist(self):
+        """True where a checkpoint was once saved, so that a damaged one is never written over."""
+        return os.path.exists(self._state_file)
+
+    @property
+    def changed(self):
+        """When the last one was saved, in seconds since 1970; None without any."""
+        return os.path.getmtime(self._state_file) if os.path.isfile(self._state_file) else None
+
+    def find(self):
+        """(path prefix, step) of the last one saved. Raises FileNotFoundError."""
+        state = self._state()
+        step = state.model_checkpoint_path.rpartition("-")[2] if state else ""
+        if not step.isdecimal() or not tf.train.checkpoint_exists(state.model_checkpoint_path):
+            raise FileNotFoundError(f"{self.folder}: no complete checkpoint there; train first, or "
+                                    "choose another with --run and --checkpoint")
+        return state.model_checkpoint_path, int(step)
+
+    def restore(self, session):
+        """Restores the last one saved; its step. Raises OSError, ValueError naming its path."""
+        path, step = self.find()
+        _restore(session, path, self._variables, self._saver)
+        return step
+
+    def save(self, session, step):
+        """Saves a checkpoint of `step`; the old one goes only when the new one is complete.
+
+        TensorFlow writes under a temporary name and renames. Raises OSError where that fails.
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            self._remove_unfinished()
+            if not self._saver.last_checkpoints:
+                # A new process: without this, those of earlier ones would never be removed.
+                state = self._state()
+                self._saver.recover_last_checkpoints(
+                    state.all_model_checkpoint_paths if state else [])
+            self._saver.save(session, os.path.join(self.folder, "step"), global_step=step,
+                             write_meta_graph=False)
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            self._remove_unfinished()
+            raise OSError(f"{self.folder}: checkpoint of step {step} could not be written "
+                          f"({error_reason(error)}); free some space, then start the same run "
+                          "again to resume from the last whole checkpoint") from error
+
+    @property
+    def _state_file(self):
+        return os.path.join(self.folder, "checkpoint")
+
+    def _state(self):
+        """TensorFlow's list of the folder's checkpoints; None where it is missing or damaged."""
+        try:
+            return tf.train.get_checkpoint_state(self.folder)
+        except ValueError:
+            return None
+
+    def _remove_unfinished(self):
+        """Removes what a save left that was cut short by a full disk or a kill.
+
+        That is files with a temporary name, and whole ones of a checkpoint that the list of
+        checkpoints does not name; where that list is missing or damaged they may be all that is
+        left, and stay.
+        """
+        state = self._state()
+        known = [os.path.basename(path)
+                 for path in state.all_model_checkpoint_paths] if state else []
+        for path in glob.glob(os.path.join(glob.escape(self.folder), "step-*")):
+            prefix, _, rest = os.path.basename(path).partition(".")
+            if ".tempstate" in rest or (known and prefix not in known):
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+
+
+def latest_checkpoints(run):
+    """The Checkpoints of all variables of the current graph, of which the last two are kept."""
+    return Checkpoints(run, LATEST, tf.global_variables())
+
+
+def best_checkpoints(run, averages=None):
+    """The Checkpoints of the model's variables alone, of which one is kept.
+
+    averages: {name of a variable: variable holding its average}: saved under that name instead; of
+    several devices' equal copies the first, since a Saver gives no other name to all of them.
+    """
+    copies_of = tf.distribute.get_strategy().experimental_local_results
+    first = {name: copies_of(average)[0] for name, average in (averages or {}).items()}
+    return Checkpoints(run, BEST, first or model_variables())
+
+
+def model_variables():
+    """The current graph's model: trainable variables and batch norm's moving statistics."""
+    moving = [variable for variable in tf.global_variables()
+              if variable.op.name.endswith(("/moving_mean", "/moving_variance"))]
+    return tf.trainable_variables() + moving
+
+
+def restore_model(session, path):
+    """Restores all model variables of the current graph by name, or raises ValueError.
+
+    Where the checkpoint holds moving averages (a latest one of a run with --ema), it is these that
+    the variables get.
+    """
+    with _damage_named(path):
+        stored = dict(tf.train.list_variables(path))
+    variables = {variable.op.name: variable for variable in model_variables()}
+    if any(average_name(name) in stored for name in variables):
+        variables = {average_name(name): variable for name, variable in variables.items()}
+    _restore(session, path, variables, tf.train.Saver(variables))
+
+
+def error_reason(error):
+    """What an error of TensorFlow or of the system says went wrong, without where in the graph."""
+    text = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
+    lines = text.strip().splitlines()
+    nodes = [number for number, line in enumerate(lines[:-1]) if line.startswith("Node: ")]
+    return lines[nodes[0] + 1 if nodes else 0].rsplit("; ", 1)[-1][:200]
+
+
+def _restore(session, path, variables, saver):
+    """Restores `variables`, those of `saver`, from `path`; raises ValueError naming what does not fit."""
+    named = variables if isinstance(variables, dict) else {v.op.name: v for v in variables}
+    with _damage_named(path):
+        shapes = dict(tf.train.list_variables(path))
+        wrong = [f"{name} is missing" if name not in shapes else
+                 f"{name} has shape {shapes[name]}, not {variable.shape.as_list()}"
+                 for name, variable in named.items()
+                 if shapes.get(name) != variable.shape.as_list()]
+        if wrong:
+            raise ValueError(f"{path}: checkpoint of another model: {'; '.join(wrong[:3])}"
+                             f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")
+        saver.restore(session, path)
+
+
+@contextlib.contextmanager
+def _damage_named(path):
+    """TensorFlow's errors while reading checkpoint `path` as a ValueError that names it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path}: checkpoint is damaged ({error_reason(error)}); "
+                         "restore it from a copy or train again") from error
