@@ -63,11 +63,10 @@ ccf: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
 
-# tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
-# scene or the run is not there.
+# The diagrams are drawn by hand and tensorboard.png is a screenshot. The two pictures of a real scene
+# are left as they are where the scene or the run is not there.
 images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
 images: $(READY)
-	$(RUN) -m images.draw
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
 	$(RUN) predict.py --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) --origin $(ORIGIN) \
 	    --test_scene $(SCENE) --out $(MAPS) --overwrite; \

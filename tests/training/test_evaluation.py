@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow.compat.v1 as tf
 
 from utils.training import evaluation
 from utils.training.tensorboard import scalar_summary

@@ -8,7 +8,7 @@ from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_
                            mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.data.scenes import encode_png
-from utils.inference.sliding_window import predict_bands
+from utils.inference.sliding_window import InferenceOptions, predict_strips
 from utils.data.tiles import read_tile
 from utils.training.tensorboard import scalar_summary
 
@@ -81,9 +81,10 @@ def map_scene(predict, image, window, batch_size):
     def read(top, left, height, width):
         return image[top:top + height, left:left + width]
 
-    bands = predict_bands(read, *image.shape[:2], predict, (window, window), overlap=0,
-                          batch_size=batch_size, blend="none")
-    return np.concatenate([probabilities.argmax(-1).astype(np.uint8) for _, probabilities in bands])
+    strips = predict_strips(read, *image.shape[:2], predict, InferenceOptions(
+        window, overlap=0, blend="none", batch_size=batch_size))
+    return np.concatenate([probabilities.argmax(-1).astype(np.uint8)
+                           for _, probabilities in strips])
 
 
 def score_values(group, matrix, table):
