@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from deeplab_v3 import ModelConfig
 from utils.training import download, pretrained
 
 
@@ -140,7 +141,7 @@ def full_disk(*_):
 
 
 def read_imagenet():
-    return pretrained.read_pretrained("imagenet", {"backbone": "xception_65"})
+    return pretrained.read_pretrained("imagenet", ModelConfig(5, "xception_65"))
 
 
 def test_imagenet_of_xception_is_fetched_once_and_read(zoo, tmp_path):
@@ -215,4 +216,4 @@ def test_without_a_network_the_ways_out_are_told(zoo, monkeypatch):
 def test_keras_has_no_xception_65(tmp_path):
     (tmp_path / "weights.h5").write_bytes(b"")
     with pytest.raises(ValueError, match="weights.h5: .*Keras's, which has no xception_65"):
-        pretrained.read_pretrained(str(tmp_path / "weights.h5"), {"backbone": "xception_65"})
+        pretrained.read_pretrained(str(tmp_path / "weights.h5"), ModelConfig(5, "xception_65"))

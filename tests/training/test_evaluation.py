@@ -9,9 +9,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from conftest import class_table, write_tile_set
 
-from utils.training import evaluation, runs
+from utils.training import evaluation
+from utils.training.tensorboard import scalar_summary
 from utils.classes import colour_map, read_classes
-from utils.training.tensorboard import EventWriter
 from utils.metrics import confusion_matrix
 from utils.inference.visualise import confusion_picture
 from utils.data.scenes import write_png
@@ -88,7 +88,7 @@ def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
         "held_out/accuracy": pytest.approx(10 / 12),
         f"held_out_iou/{table.names[0]}": pytest.approx(6 / 8),
         f"held_out_iou/{table.names[1]}": pytest.approx(4 / 6)}
-    summary = evaluation.scalar_summary(values)
+    summary = scalar_summary(values)
     assert {v.tag: v.simple_value for v in summary.value} == pytest.approx(values)
 
 
@@ -111,33 +111,6 @@ def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
     picture = cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(picture, confusion_picture(matrix, table))
     assert picture.shape == (value.image.height, value.image.width, 3)
-
-
-def keep_scores(run, scores):
-    """What the run's folder tells after evaluations that gave `scores` (step, validation)."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        tf.get_variable("weights", [3])
-        saver = runs.best_saver()
-        session.run(tf.global_variables_initializer())
-        best, writer = BestScore.read(run) or {}, EventWriter(run, 1)
-        for step, score in scores:
-            evaluation.keep_best(session, saver, run, writer, step, {
-                "mean_iou": score, "held_out_mean_iou": step / 10}, best)
-        writer.close()
-    return BestScore.read(run), Checkpoints(run, BEST).find()[1]
-
-
-def test_the_best_is_kept_across_starts_and_the_later_of_equals(tmp_path):
-    run = str(tmp_path)
-    assert keep_scores(run, [(1, .3), (2, .5), (3, .4)]) == (
-        {"step": 2, "mean_iou": .5, "held_out_mean_iou": .2, "evaluated": 3}, 2)
-    assert keep_scores(run, [(4, .4), (5, .5), (6, None)]) == (
-        {"step": 5, "mean_iou": .5, "held_out_mean_iou": .5, "evaluated": 6}, 5)
-
-
-def test_without_validation_tiles_the_newest_is_the_best(tmp_path):
-    assert keep_scores(str(tmp_path), [(1, None), (2, None)]) == (
-        {"step": 2, "mean_iou": None, "held_out_mean_iou": .2, "evaluated": 2}, 2)
 
 
 @pytest.mark.parametrize("height, width", [(100, 70), (20, 50)])

@@ -12,10 +12,12 @@ from keras.src.applications import resnet as keras_resnet
 from keras.src.legacy.saving import legacy_h5_format
 
 from resnet_v2 import resnet_v2_50
-from utils.training import runs
 from utils.training.pretrained import (adapt_kernel, assign_backbone, assign_weights, origin_of,
                               read_pretrained)
-from utils.training.runs import model_variables
+from deeplab_v3 import ModelConfig
+from conftest import write_settings
+from utils.training.checkpoints import (BEST, LATEST, best_checkpoints, latest_checkpoints,
+                                        model_variables)
 
 BACKBONE = "resnet_v2_50"
 # A name of each kind, and Keras's for it.
@@ -214,7 +216,7 @@ def test_an_input_whose_bands_repeat_gives_what_rgb_gave(bands):
 def test_four_bands_begin_with_red_green_blue_and_red_again(slim_checkpoints):
     """timm's adapt_input_conv, written out: R G B R, times 3/4."""
     paths, _, values = slim_checkpoints
-    network = Network(bands=4)
+    network = Network(in_channels=4)
     network.assign(read_pretrained(paths["V2"]))
     after = network.values()
     kernel = values[f"{BACKBONE}/conv1/weights"]
@@ -263,7 +265,7 @@ def test_a_checkpoint_of_the_zoo_s_whole_model_gives_its_backbone(tmp_path):
         values = session.run({v.op.name: v for v in tf.global_variables()})
     with tf.Graph().as_default(), tf.Session() as session:
         ours = tf.get_variable(names[-1], [3, 3, 3, 2], initializer=tf.zeros_initializer())
-        line = assign_weights(session, read_pretrained(path, {"backbone": "xception_65"}),
+        line = assign_weights(session, read_pretrained(path, ModelConfig(5, "xception_65")),
                               "xception_65", path)
         np.testing.assert_array_equal(session.run(ours), values[names[-1]])
     assert line.endswith("not used: aspp0/weights, logits/semantic/weights")
@@ -288,18 +290,18 @@ class SmallModel:
 
     def save_run(self, run, which=(BEST, LATEST), **model):
         classes = [{"id": i, "name": f"c{i}", "colour": f"#00000{i}"} for i in range(5)]
-        runs.write_settings(str(run), {
+        write_settings(str(run), {
             "model": {"num_classes": 5, "backbone": BACKBONE, "pool1_padding": "keras"} | model,
             "classes": classes, "tile_size": 64})
         with self.graph.as_default():
             for step, kind in enumerate(which, start=1):
-                saver = runs.best_saver() if kind == BEST else runs.newest_saver()
-                runs.save(self.session, saver, str(run), kind, step)
+                kept = {BEST: best_checkpoints, LATEST: latest_checkpoints}[kind](str(run))
+                kept.save(self.session, step)
         return str(run)
 
     def assign(self, run, **model):
         with self.graph.as_default():
-            weights = read_pretrained(run, {"backbone": BACKBONE} | model)
+            weights = read_pretrained(run, ModelConfig(5, **{"backbone": BACKBONE} | model))
             return assign_weights(self.session, weights, BACKBONE, run)
 
     def values(self):
@@ -313,16 +315,16 @@ def test_a_run_of_our_own_fills_the_whole_model(tmp_path, which):
     run = source.save_run(tmp_path / "mine", which)
     assert origin_of(run) == "keras"  # pool1 pads as that run's did
     line = ours.assign(run)
-    assert line == f"first weights from {run}/{which[0]}/step-1"
+    assert line == f"initial weights from {run}/{which[0]}/step-1"
     for name, value in source.values().items():
         np.testing.assert_array_equal(ours.values()[name], value)
 
 
-def test_with_another_number_of_classes_the_last_layer_alone_starts_anew(tmp_path):
+def test_with_another_number_of_classes_the_last_layer_alone_is_re_initialised(tmp_path):
     source, ours = SmallModel(5), SmallModel(3, seed=1)
     first = ours.values()
     line = ours.assign(source.save_run(tmp_path / "mine"))
-    assert line.endswith("starting anew for another number of classes: logits/weights, "
+    assert line.endswith("re-initialised for another number of classes: logits/weights, "
                          "logits/biases")
     for name, value in source.values().items():
         expected = first[name] if name.startswith("logits/") else value
@@ -336,10 +338,10 @@ def test_what_else_differs_from_a_run_is_named_and_nothing_is_changed(tmp_path):
     run = source.save_run(tmp_path / "mine")
     with pytest.raises(ValueError, match="mine: not this model: 1 of 4 .*: resnet_v2_50/conv1/we"):
         ours.assign(run)
-    with pytest.raises(ValueError, match="mine: .*backbone was resnet_v2_50, is xception"):
-        ours.assign(run, backbone="xception")
-    with pytest.raises(ValueError, match="mine: .*bands was 3, is 4; only the number of classes"):
-        ours.assign(run, bands=4)
+    with pytest.raises(ValueError, match="mine: .*backbone was resnet_v2_50, is xception_65"):
+        ours.assign(run, backbone="xception_65")
+    with pytest.raises(ValueError, match="mine: .*in_channels was 3, is 4; only the number of classes"):
+        ours.assign(run, in_channels=4)
     with pytest.raises(ValueError, match="mine: .*decoder was False, is True; width was 1, is 0.5"):
         ours.assign(run, decoder=True, width=.5)
     assert all((ours.values()[name] == value).all() for name, value in first.items())
@@ -347,7 +349,7 @@ def test_what_else_differs_from_a_run_is_named_and_nothing_is_changed(tmp_path):
 
 def test_weights_of_width_1_are_not_fetched_for_another():
     with pytest.raises(ValueError, match="--width 0.5: imagenet has weights of width 1 only; use"):
-        read_pretrained("imagenet", {"backbone": BACKBONE, "width": .5})
+        read_pretrained("imagenet", ModelConfig(5, BACKBONE, width=.5))
 
 
 def test_a_run_that_cannot_be_started_from_is_named(tmp_path):

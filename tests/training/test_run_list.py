@@ -8,25 +8,26 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import train
-from utils.training import runs
+from conftest import write_settings
+from utils.training.checkpoints import BEST, LATEST, latest_checkpoints
+from utils.training.run import SETTINGS, SCORE, BestScore
 from utils.training.run_list import format_runs, list_runs
 
-SETTINGS = {"model": {"num_classes": 2, "backbone": "resnet_v2_50"}, "tile_size": 64, "classes": [
+PLAIN = {"model": {"num_classes": 2, "backbone": "resnet_v2_50"}, "tile_size": 64, "classes": [
     {"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}],
     "training": {"seed": 2 ** 63 - 1, "steps": 6}}
 
 
 def write_run(run, step=None, score=None):
     """A run with a checkpoint of `step` and a best `score`, where they are given."""
-    runs.write_settings(run, SETTINGS)
+    write_settings(run, PLAIN)
     if step is not None:
         with tf.Graph().as_default(), tf.Session() as session:
             tf.get_variable("weights", [3])
             session.run(tf.global_variables_initializer())
-            runs.save(session, runs.newest_saver(), run, LATEST, step)
+            latest_checkpoints(run).save(session, step)
     if score is not None:
-        runs.write_best_score(run, {"step": 4, "mean_iou": score, "held_out_mean_iou": score - .1,
-                                    "evaluated": step})
+        BestScore(4, step, score, score - .1).write(run)
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def logs(tmp_path):
     write_run(str(folder / "torn_score"), 6, .9)
     os.truncate(folder / "torn_score" / BEST / SCORE, 5)
     write_run(str(folder / "words_for_numbers"), 6)
-    runs.write_settings(str(folder / "words_for_numbers"),
-                        SETTINGS | {"training": {"seed": "three", "steps": 6}})
+    write_settings(str(folder / "words_for_numbers"),
+                   PLAIN | {"training": {"seed": "three", "steps": 6}})
     (folder / "pictures").mkdir()
     return str(folder)
 
@@ -62,7 +63,7 @@ def test_runs_come_with_their_scores_best_first_and_damaged_last(logs):
     assert table.loc["better", "best_step"] == 4 and table.loc["better", "seed"] == 2 ** 63 - 1
     assert pd.isna(table.loc["begun", "validation"]) and pd.isna(table.loc["begun", "saved"])
     for name, reason in (("torn_settings", "settings.json: not JSON"),
-                         ("torn_index", "newest/step-6: "),
+                         ("torn_index", "latest/step-6: "),
                          ("torn_score", "score.json: not JSON"),
                          ("words_for_numbers", "three"),
                          ("no_settings", "settings.json: could not be read")):
@@ -91,8 +92,7 @@ def test_without_runs_a_line_says_so(tmp_path, folder):
 
 @pytest.mark.parametrize("flag", ["--weight_decay", "--power"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "x"])
-def test_settings_that_are_no_finite_number_from_0_are_refused(monkeypatch, capsys, flag, value):
-    monkeypatch.setattr(sys, "argv", ["train.py", f"{flag}={value}"])
+def test_settings_that_are_no_finite_number_from_0_are_refused(capsys, flag, value):
     with pytest.raises(SystemExit):
-        train.parse_arguments()
+        train.parse_arguments([f"{flag}={value}"])
     assert f"argument {flag}" in capsys.readouterr().err

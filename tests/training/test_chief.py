@@ -1,0 +1,62 @@
+"""utils/training/chief.py: which checkpoint is kept as the best."""
+
+import types
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from deeplab_v3 import ModelConfig
+from utils.classes import read_classes
+from utils.training.checkpoints import BEST, LATEST, Checkpoints, latest_checkpoints
+from utils.training.chief import Chief
+from utils.training.run import BestScore, RunSettings
+
+ARGS = types.SimpleNamespace(steps=10, batch_size=2, summary_every=1, loss="cross_entropy")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def evaluate(run, repository):
+    """The function evaluate([(step, mean-IoU), ...]): a start of the run with these evaluations."""
+    table = read_classes(str(repository / "dataset" / "classes.csv"))
+    settings = RunSettings(ModelConfig(5), table, 64)
+
+    def begin(scores):
+        given = dict(scores)
+        evaluator = types.SimpleNamespace(evaluate=lambda step, _: {
+            "mean_iou": given[step], "held_out_mean_iou": step / 10})
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.get_variable("weights", [3])
+            step = tf.train.get_or_create_global_step()
+            session.run(tf.global_variables_initializer())
+            latest = latest_checkpoints(run)
+            if latest.exist:
+                latest.restore(session)
+            graph = types.SimpleNamespace(step=step, ema={})
+            chief = Chief(ARGS, session, graph, run, settings, latest, evaluator)
+            for number, _ in scores:
+                session.run(step.assign(number))
+                chief.save(number)
+                chief.evaluate(number)
+            chief.finish(number)
+        return BestScore.read(run), Checkpoints(run, BEST).find()[1]
+    return begin
+
+
+def test_the_best_is_kept_across_starts_and_the_later_of_equals(evaluate):
+    assert evaluate([(1, .3), (2, .5), (3, .4)]) == (BestScore(2, 3, .5, .2), 2)
+    assert evaluate([(4, .4), (5, .5), (6, None)]) == (BestScore(5, 6, .5, .5), 5)
+
+
+def test_without_validation_tiles_the_latest_is_the_best(evaluate):
+    assert evaluate([(1, None), (2, None)]) == (BestScore(2, 2, None, .2), 2)
+
+
+def test_what_is_not_saved_yet_is_saved_at_the_end(run, evaluate, capsys):
+    evaluate([(1, .3)])
+    assert Checkpoints(run, LATEST).find()[1] == 1
+    assert "stopped and saved at step 1; the same command with --run run" in capsys.readouterr().out

@@ -1,0 +1,203 @@
+"""utils/training/run.py: settings, recipe, scores, starts and folders of runs; the stop signals."""
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+import train
+from conftest import write_settings
+from deeplab_v3 import ModelConfig
+from utils.classes import ClassTable
+from utils.cli import stop_event
+from utils.training.checkpoints import BEST, LATEST
+from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSettings, append_start,
+                                check_same_settings, check_writable, find_run, read_starts,
+                                recipe_of)
+
+CLASSES = [{"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]
+PLAIN = {"model": {"num_classes": 2}, "tile_size": 64, "classes": CLASSES}
+SAME = RunSettings(ModelConfig(2), ClassTable.from_settings(CLASSES), 64, "5",
+                   {"seed": 0, "scale_range": [1.0, 1.0]})
+BANDS = {"bands": [3, 2, 1], "stretch": [[0, 1000]] * 3}
+
+
+@pytest.fixture
+def logs(tmp_path):
+    return str(tmp_path / "logs")
+
+
+def write_run(logs, name, changed=None):
+    """A run with settings and, where it has `changed` (seconds since 1970), a checkpoint's state."""
+    run = os.path.join(logs, name)
+    write_settings(run, PLAIN)
+    if changed:
+        state = os.path.join(run, LATEST, "checkpoint")
+        os.makedirs(os.path.dirname(state))
+        open(state, "w").close()
+        os.utime(state, (changed, changed))
+    return run
+
+
+def test_the_same_settings_are_accepted(tmp_path):
+    settings = dataclasses.replace(SAME, **BANDS)
+    settings.write(str(tmp_path))
+    check_same_settings(str(tmp_path), settings, {})
+    read = RunSettings.read(str(tmp_path))
+    assert read.to_json() == settings.to_json() and read.model == settings.model
+
+
+@pytest.mark.parametrize("before, now, message", [
+    ({}, {"crop_size": 48}, "crop_size was 64, is 48"),
+    ({}, {"recipe": {"seed": 1, "scale_range": [0.5, 2.0]}},
+     "seed was 0, is 1; scale_range was [1.0, 1.0], is [0.5, 2.0]"),
+    ({}, {"model": ModelConfig(2, width=.5)}, "width was 1, is 0.5"),
+    ({}, BANDS, "bands was None, is [3, 2, 1]"),
+    # Tiles that were cut again without --bands are RGB, of the same list and the same labels.
+    (BANDS, {}, "bands was [3, 2, 1], is None"),
+])
+def test_another_setting_is_refused_by_name(tmp_path, before, now, message):
+    dataclasses.replace(SAME, **before).write(str(tmp_path))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_same_settings(str(tmp_path), dataclasses.replace(SAME, **now), {})
+
+
+@pytest.mark.parametrize("value", [.1, .2])
+def test_a_flag_that_a_run_did_not_know_keeps_its_default(tmp_path, value):
+    SAME.write(str(tmp_path))
+    now = dataclasses.replace(SAME, recipe=SAME.recipe | {"haze": value})
+    if value == .1:
+        check_same_settings(str(tmp_path), now, {"haze": .1})
+    else:
+        with pytest.raises(ValueError, match="haze was 0.1, is 0.2"):
+            check_same_settings(str(tmp_path), now, {"haze": .1})
+
+
+def test_every_flag_is_in_the_recipe_but_those_named():
+    """A new flag of train.py is covered without anybody remembering."""
+    flags, defaults = train.parse_arguments(["--steps", "3", "--run", "a", "--seed", "7"])
+    recipe = recipe_of(vars(flags), "abc")
+    assert set(recipe) - set(defaults) == {"tiles_checksum"}
+    assert set(defaults) - set(recipe) == {
+        "logs", "list", "run", "devices", "slurm", "origin", "test_display", "save_every",
+        "summary_every", "histograms", "classes", "crop_size", "test_scene", "backbone",
+        "output_stride", "multi_grid", "decoder", "width"}
+    assert recipe["steps"] == 3 and recipe["seed"] == 7
+
+
+def test_find_run_takes_the_one_that_saved_last_or_the_named(logs):
+    for name, seconds in (("b", 300), ("a", 200), ("c", 100)):
+        write_run(logs, name, seconds)
+    write_run(logs, "untrained")
+    assert find_run(logs) == os.path.join(logs, "b")
+    assert find_run(logs, "c") == os.path.join(logs, "c")
+    with pytest.raises(FileNotFoundError, match="nope: no run there.*a, b, c, untrained"):
+        find_run(logs, "nope")
+
+
+def test_without_a_trained_run_find_run_says_so(logs):
+    with pytest.raises(FileNotFoundError, match=r"no trained run there; run 'python train\.py'"):
+        find_run(logs)
+    write_run(logs, "untrained")
+    with pytest.raises(FileNotFoundError, match="no trained run there"):
+        find_run(logs)
+
+
+@pytest.mark.parametrize("text", ["{\"model\": {", "", "[]", "{}", "{\"model\": {}}"])
+def test_damaged_settings_are_named(logs, text):
+    run = write_run(logs, "a")
+    with open(os.path.join(run, SETTINGS), "w") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match="a/settings.json: not "):
+        RunSettings.read(run)
+
+
+@pytest.mark.parametrize("damage", [
+    {"classes": None}, {"classes": "abc"}, {"classes": CLASSES[:1]},
+    {"classes": [{"name": "land"}] * 2}, {"classes": [{"name": "land", "colour": "zz"}] * 2},
+    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"},
+    {"training": None}])
+def test_settings_of_wrong_values_are_named(tmp_path, damage):
+    write_settings(str(tmp_path), PLAIN | damage)
+    with pytest.raises(ValueError, match="settings.json: not the settings of a run"):
+        RunSettings.read(str(tmp_path))
+
+
+def test_a_checkpoint_folder_without_settings_is_named(logs):
+    run = write_run(logs, "a", 1)
+    os.remove(os.path.join(run, SETTINGS))
+    with pytest.raises(OSError, match="a/settings.json: could not be read"):
+        RunSettings.read(run)
+    with pytest.raises(FileNotFoundError, match="no run there"):
+        find_run(logs, "a")
+
+
+@pytest.mark.parametrize("text", [
+    "", "{\"step\": 3", "[]", "{\"step\": 3}",
+    "{\"step\": 3, \"mean_iou\": 0.5, \"evaluated\": null}",
+    "{\"step\": 3, \"mean_iou\": \"0.5\", \"evaluated\": 3}"])
+def test_a_damaged_score_is_named(logs, text):
+    os.makedirs(os.path.join(logs, "a", BEST))
+    with open(os.path.join(logs, "a", BEST, SCORE), "w") as file:
+        file.write(text)
+    with pytest.raises(ValueError, match="best/score.json: not "):
+        BestScore.read(os.path.join(logs, "a"))
+
+
+def test_every_start_is_noted_with_its_step(logs):
+    run = os.path.join(logs, "a")
+    assert read_starts(run) == []
+    append_start(run, 0, {"python": "3.11"})
+    append_start(run, 40, {"python": "3.12"})
+    assert read_starts(run) == [{"step": 0, "python": "3.11"}, {"step": 40, "python": "3.12"}]
+
+
+def test_a_damaged_note_of_the_starts_does_not_stop_a_run(logs):
+    run = os.path.join(logs, "a")
+    append_start(run, 0, {"python": "3.11"})
+    os.truncate(os.path.join(run, ENVIRONMENT), 20)
+    append_start(run, 40, {"python": "3.12"})
+    assert read_starts(run) == [{"step": 40, "python": "3.12"}]
+
+
+def test_looking_whether_a_run_can_be_written_leaves_no_trace(tmp_path):
+    check_writable(str(tmp_path / "logs" / "a"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "b").mkdir()
+    check_writable(str(tmp_path / "b"))
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_a_run_that_could_not_be_written_is_named_before_anything_else(tmp_path, small_disk):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/a: a run cannot be written there .*Not a directory.*"
+                                      "--logs or --run"):
+        check_writable(str(tmp_path / "file" / "a"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="disk/a: a run cannot be written there .*Read-only"):
+        check_writable(str(small_disk / "a"))
+
+
+def test_the_first_signal_asks_to_stop_and_the_second_ends():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in handlers:
+            stop = stop_event()
+            assert not stop.is_set()
+            os.kill(os.getpid(), number)
+            assert stop.wait(5)
+            assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_the_best_score_is_read_as_it_was_written(logs):
+    run = os.path.join(logs, "a")
+    assert BestScore.read(run) is None
+    score = BestScore(step=3, mean_iou=.5, evaluated=4)
+    score.write(run)
+    assert BestScore.read(run) == score
