@@ -8,7 +8,6 @@ Reads <dataset>/origin; writes <dataset>/train, <dataset>/validation and their l
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import cv2
 import numpy as np
@@ -198,13 +197,17 @@ def write_training_tiles(folder, args, images, labels, plan):
         return rows, pixels
 
     rows, pixels = [], np.zeros(256, np.int64)
-    # What fails or interrupts closes `parts`, which drops the work that no thread has begun.
-    with progress(args.tiles, " tiles", "tiles") as bar, ThreadPoolExecutor(args.workers) as pool, \
-            closing(pool.map(write_some_tiles, range(0, args.tiles, TILES_AT_ONCE))) as parts:
-        for some_rows, counts in parts:
-            rows += some_rows
-            pixels += counts
-            bar.update(len(some_rows))
+    pool = ThreadPoolExecutor(args.workers)
+    try:
+        with progress(args.tiles, " tiles", "tiles") as bar:
+            for some_rows, counts in pool.map(write_some_tiles,
+                                              range(0, args.tiles, TILES_AT_ONCE)):
+                rows += some_rows
+                pixels += counts
+                bar.update(len(some_rows))
+    finally:
+        # After a failure or Ctrl-C only what a thread has begun is finished.
+        pool.shutdown(cancel_futures=True)
     return rows, pixels
 
 

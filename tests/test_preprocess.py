@@ -98,7 +98,7 @@ def test_class_frequencies_are_those_of_the_tiles(tile_set):
     assert pixels[5] + sum(pixels[:5]) == labels.size
 
 
-def test_same_tiles_from_any_number_of_processes_and_others_from_another_seed(tile_set, tmp_path):
+def test_same_tiles_from_any_number_of_workers_and_others_from_another_seed(tile_set, tmp_path):
     origin = ("--origin", tile_set / "origin", "--tiles", 150)
     assert run_preprocess(tmp_path / "same", *FLAGS, *origin, "--processes", 3).returncode == 0
     names = [name for name in files_below(tile_set) if not name.startswith("origin")]

@@ -150,3 +150,11 @@ def test_an_output_that_nobody_takes_is_not_blamed_on_the_tiles(small_dataset, o
     assert result.returncode == status, result.stderr
     assert complaint in result.stderr and result.stderr.count("\n") == (status != 0)
     assert not [name for name in os.listdir(small_dataset) if "partial" in name]
+
+
+def test_tiles_that_cannot_fit_are_refused_before_any_is_written(small_dataset, small_disk):
+    result = run_preprocess(small_disk, *FLAGS, "--origin", small_dataset / "origin",
+                            "--tiles", 1000)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "tiles take about" in result.stderr and "tiles/s" not in result.stdout
+    assert not list(small_disk.iterdir())
