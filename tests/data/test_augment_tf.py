@@ -2,16 +2,15 @@
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import class_table, write_tile_set
 from PIL import Image, ImageEnhance
 
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
 from utils.data.augment_tf import (MEAN_PIXEL, augment_online, check_crop, colour_jitter,
                                   pad, scale_and_crop, turn)
-from utils.data.scenes import write_png
 
 SIZE, CROP = 20, 16
 

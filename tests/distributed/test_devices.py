@@ -19,7 +19,6 @@ import types
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -33,7 +32,6 @@ from utils.distributed import cluster, devices, replicas
 from utils.training import ema, losses, optimizer
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.cli import run_script
-from utils.data.scenes import write_png
 
 BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
 # Only to end a process that hangs; a busy machine may take minutes.
