@@ -19,8 +19,8 @@ def preprocess_command(dataset, *flags):
 
 
 def run_preprocess(dataset, *flags, **options):
-    return subprocess.run(preprocess_command(dataset, *flags), capture_output=True, text=True, timeout=120,
-                          **options)
+    return subprocess.run(preprocess_command(dataset, *flags), capture_output=True, text=True,
+                          timeout=120, **options)
 
 
 def read_list(dataset, name="path_list.csv"):

@@ -214,8 +214,8 @@ def check_free_space(folder, count, sample):
              for image, label in sample]
     needed, free = np.mean(sizes) * count / 1e9, shutil.disk_usage(folder).free / 1e9
     if needed > free:
-        raise OSError(f"{folder}: {count} tiles take about {needed:.3g} GB there, and {free:.3g} GB "
-                      "are free; free some space, or choose fewer --tiles or another --dataset")
+        raise OSError(f"{folder}: {count} tiles take about {needed:.3g} GB there, and {free:.3g} "
+                      "GB are free; free some space, or choose fewer --tiles or another --dataset")
 
 
 def write_tile(folder, part, number, image, label):
@@ -231,8 +231,9 @@ def write_tile(folder, part, number, image, label):
 def write_lists(folder, scenes, training, validation, frequencies, bands):
     """Writes what belongs to the tiles in `folder`.
 
-    training, validation: rows of COLUMNS, whose scene is an index of the names `scenes`. frequencies: of `class_frequencies`. bands: the numbers
-    of the bands that the tiles show and their stretch, each None for plain scenes of 8 bits.
+    training, validation: rows of COLUMNS, whose scene is an index of the names `scenes`.
+    frequencies: of `class_frequencies`. bands: the numbers of the bands that the tiles show and
+    their stretch, each None for plain scenes of 8 bits.
     """
     for name, rows in ((TRAINING_LIST, training), (VALIDATION_LIST, validation)):
         frame = pd.DataFrame(rows, columns=COLUMNS)
