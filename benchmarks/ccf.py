@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.ccf_estimate import (check_disk, estimate, folder_bytes, measure_tiles,
                                      measure_training)
-from preprocess import UNFINISHED as UNFINISHED_TILES, available_cores
+from preprocess import available_cores
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.cli import leave_on_signals, run_script
 from utils.files import check_writable, remove_unfinished
@@ -34,7 +34,7 @@ from utils.training.runs import NEWEST, find_checkpoint
 from utils.data.scenes import (EXTENSIONS, LABEL_SUFFIX, find_scenes, read_image, read_scene,
                           write_png)
 from utils.inference.sliding_window import window_starts
-from utils.data.tiles import read_tile_list
+from utils.data.tiles import UNFINISHED as UNFINISHED_TILES, read_tile_list
 
 SCENES, HELD_OUT = ("1", "2", "3", "4", "5"), "5"
 # Height and width (dataset/README.md): by them one knows that it is the original's scene.

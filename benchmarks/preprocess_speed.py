@@ -2,15 +2,15 @@
 
 Run as: python -m benchmarks.preprocess_speed --origin ../shared/data/dubai --scenes 1 2 3 4
 
-original: one process; crops drawn one after the other, turned by cv2.warpAffine (three draws), then
+original: one thread; crops drawn one after the other, turned by cv2.warpAffine (three draws), then
     flip, gamma, blur, bilateral filter, Gaussian blur and noise point by point with the original's
     probabilities; image and label written by cv2.imwrite as it comes. OpenCV may use all cores.
-ours: preprocess.py's training tiles with its defaults, on --processes, from the same scenes.
+ours: preprocess.py's training tiles with its defaults, on --workers, from the same scenes.
 
 Both begin with the scenes in memory and end with the last file written, to --out (a folder on the
 disk to measure; None means the system's temporary one). They take turns; figures are medians over
 the rounds, the ratio the median of each round's ratio. The CPU time (it counts the colour exchange
-of the scenes and the start of processes too) says more than tiles/s where the machine is not free.
+of the scenes too) says more than tiles/s where the machine is not free.
 """
 
 import os
@@ -18,7 +18,6 @@ import resource
 import shutil
 import tempfile
 import time
-from contextlib import closing
 
 import cv2
 import numpy as np
@@ -27,7 +26,7 @@ import pandas as pd
 import preprocess
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
-from utils.data.workers import map_in_processes
+from utils.data.tiles import FOLDERS
 
 SIZE = 256
 
@@ -64,7 +63,6 @@ def augment_like_original(image, label, random):
 
 def write_like_original(seed, folder, tiles, images, labels):
     """Seconds for `tiles` tiles, cut, augmented and written one after the other."""
-    cv2.setNumThreads(-1)  # OpenCV's own choice
     images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in images]
     random = np.random.RandomState(seed)
     began = time.perf_counter()
@@ -81,16 +79,14 @@ def write_like_original(seed, folder, tiles, images, labels):
 
 def in_new_folder(work, out):
     """(seconds, CPU seconds, megabytes written) of work(folder), which gives the seconds.
-
-    CPU seconds are those of the processes that it starts and ends.
     """
     folder = tempfile.mkdtemp(dir=out)
     try:
-        for name in preprocess.TILE_FOLDERS:
+        for name in FOLDERS:
             os.makedirs(os.path.join(folder, name))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = resource.getrusage(resource.RUSAGE_SELF)
         seconds = work(folder)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        after = resource.getrusage(resource.RUSAGE_SELF)
         used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         return seconds, used, sum(os.path.getsize(os.path.join(place, name))
                             for place, _, names in os.walk(folder) for name in names) / 1e6
@@ -104,26 +100,24 @@ def main():
     parser.add_argument("--scenes", nargs="+", required=True, metavar="NAME")
     parser.add_argument("--tiles", type=positive, default=1500, help="a round")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--processes", type=positive, default=preprocess.available_cores())
+    parser.add_argument("--workers", type=positive, default=preprocess.available_cores())
     parser.add_argument("--out", default=None, metavar="FOLDER", help="where tiles are written")
     options = parser.parse_args()
     args = preprocess.parse_arguments([
         "--dataset", options.dataset, "--origin", options.origin or f"{options.dataset}/origin",
         "--scenes", *options.scenes, "--test_scene", options.test_scene, "--classes",
         options.classes, "--seed", str(options.seed), "--tiles", str(options.tiles),
-        "--processes", str(options.processes), "--tile_size", str(SIZE),
+        "--workers", str(options.workers), "--tile_size", str(SIZE),
         "--crops_per_scene", "equal"])
-    cv2.setNumThreads(1)
     names, images, labels, _ = preprocess.read_training_scenes(args, read_classes(args.classes))
     plan = preprocess.plan_crops(args, labels, [np.empty((0, 2), int)] * len(labels))
 
     def original(folder):
-        # In a process of its own: OpenCV's threads must not run where ours are forked.
-        with closing(map_in_processes(write_like_original, [args.seed], 1,
-                                      (folder, args.tiles, images, labels))) as results:
-            return next(results)[1]
+        cv2.setNumThreads(-1)  # OpenCV's own choice
+        return write_like_original(args.seed, folder, args.tiles, images, labels)
 
     def ours(folder):
+        cv2.setNumThreads(1)
         began = time.perf_counter()
         preprocess.write_training_tiles(folder, args, images, labels, plan)
         return time.perf_counter() - began
@@ -139,7 +133,7 @@ def main():
     rates = pd.DataFrame(rows, columns=["round", "way", *figures])
     table = rates.groupby("way")[figures].median()
     print(f"scenes {', '.join(names)}: {args.tiles} tiles of {SIZE} a round, {options.rounds} "
-          f"rounds; ours on {args.processes} processes")
+          f"rounds; ours on {args.workers} threads")
     print(table.round(2).to_string())
     by_round = rates.pivot(index="round", columns="way", values="tiles/s")
     ratio = by_round["ours"] / by_round["original"]
