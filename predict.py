@@ -35,7 +35,7 @@ from utils.inference.sliding_window import BLENDS
 CHECKED_ROWS = 512
 
 
-def parse_arguments():
+def parse_arguments(arguments=None):
     parser = argument_parser("Map the classes of scenes with a trained run.")
     parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument
@@ -79,7 +79,7 @@ def parse_arguments():
         help="score single pass, blending, scales, rotations and all of them side by side")
     add("--export", default=None, metavar="FOLDER",
         help="write the run's model as a SavedModel to this new folder, and map nothing")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def main():
