@@ -23,18 +23,15 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
 
 import numpy as np
-import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from benchmarks.tables import ADVICE, read_table
-from deeplab_v3 import BACKBONES, deeplab_v3
+from benchmarks.shared import ADVICE, add_rows, call, read_table
+from deeplab_v3 import BACKBONES, ModelConfig, deeplab_v3
 from utils.cli import leave_on_signals, positive, run_script
-from utils.files import write_text
+from utils.layers import BatchNorm
 from utils.training.losses import segmentation_loss
 from utils.training.optimizer import repeatable_config, train_op, weight_decay_loss
 
@@ -54,10 +51,10 @@ def count_operations(graph):
     return tf.profiler.profile(graph, cmd="op", options=counted).total_float_ops
 
 
-def size_of(model):
-    """{"parameters", "operations" for one tile} of deeplab_v3 with these settings."""
+def size_of(config):
+    """{"parameters", "operations" for one tile} of deeplab_v3 with this ModelConfig."""
     with tf.Graph().as_default() as graph:
-        deeplab_v3(tf.zeros([1, TILE, TILE, 3], tf.uint8), CLASSES, False, **model)
+        deeplab_v3(tf.zeros([1, TILE, TILE, 3], tf.uint8), config)
         return {"parameters": sum(v.shape.num_elements() for v in tf.trainable_variables()),
                 "operations": count_operations(graph)}
 
@@ -72,12 +69,12 @@ def images_per_second(run, settings):
     return settings["steps"] * settings["batch_size"] / (time.perf_counter() - started)
 
 
-def training_speed(model, settings):
+def training_speed(config, settings):
     random, shape = np.random.default_rng(0), (settings["batch_size"], TILE, TILE)
     with tf.Graph().as_default(), tf.Session(config=repeatable_config()) as session:
         logits, _ = deeplab_v3(
-            tf.constant(random.integers(0, 256, (*shape, 3), np.uint8)), CLASSES, True,
-            precision=settings["precision"], **model)
+            tf.constant(random.integers(0, 256, (*shape, 3), np.uint8)), config,
+            BatchNorm(True), precision=settings["precision"])
         loss = segmentation_loss(logits, random.integers(0, CLASSES, shape, np.uint8))
         update = train_op(loss + weight_decay_loss(1e-4), "adam", 1e-6, 0.9,
                           tf.train.get_or_create_global_step())
@@ -85,34 +82,30 @@ def training_speed(model, settings):
         return images_per_second(lambda: session.run([loss, update]), settings)
 
 
-def inference_speed(model, settings):
+def inference_speed(config, settings):
     windows = np.random.default_rng(0).integers(
         0, 256, (settings["batch_size"], TILE, TILE, 3), np.uint8)
     with tf.Graph().as_default(), tf.Session() as session:
         images = tf.placeholder(tf.uint8, [None, TILE, TILE, 3])
         probabilities = tf.nn.softmax(deeplab_v3(
-            images, CLASSES, False, precision=settings["precision"], **model)[0])
+            images, config, precision=settings["precision"])[0])
         session.run(tf.global_variables_initializer())
         return images_per_second(lambda: session.run(probabilities, {images: windows}), settings)
 
 
 def measure(settings):
     """{measure: value} of MEASURES, in this process; memory in bytes."""
-    model = {name: settings[name] for name in MODEL}
-    training = training_speed(model, settings)
+    config = ModelConfig(CLASSES, **{name: settings[name] for name in MODEL})
+    training = training_speed(config, settings)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return size_of(model) | {"training": training, "memory": memory,
-                             "inference": inference_speed(model, settings)}
+    return size_of(config) | {"training": training, "memory": memory,
+                             "inference": inference_speed(config, settings)}
 
 
 def measure_alone(settings):
     """`measure` in a process of its own; ValueError where that fails, of too little memory say."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.cost_table", "--measure",
-                           json.dumps(settings)], text=True, capture_output=True)
-    if done.returncode:
-        last = "".join(done.stderr.strip().splitlines()[-1:])
-        raise ValueError(f"{describe(settings)}: ended with status {done.returncode}: {last}")
-    return json.loads(done.stdout)
+    return json.loads(call(describe(settings), "-m benchmarks.cost_table", "--measure",
+                           json.dumps(settings)))
 
 
 def describe(settings):
@@ -151,7 +144,8 @@ def markdown(rows, planned):
     return "\n".join(lines)
 
 
-def main():
+def main(flags=None, measure_one=measure_alone):
+    """flags: list of strings; None means the command line. measure_one: see `measure_alone`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
@@ -162,7 +156,7 @@ def main():
     add("--steps", type=positive, default=5, help="timed in each process, of either kind")
     add("--rounds", type=positive, default=3)
     add("--measure", help=argparse.SUPPRESS)  # the settings that this process is to measure
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(flags)
     leave_on_signals()
     if arguments.measure:
         print(json.dumps(measure(json.loads(arguments.measure))))
@@ -171,21 +165,18 @@ def main():
                                    arguments.batch_size, arguments.steps)))
                for backbone, width in NETWORKS if backbone in arguments.backbones
                for stride in (16, 8) for decoder in (False, True)]
-    rows, failed = read_rows(arguments.out), []
+    rows = read_rows(arguments.out)
     measured = set(rows[[*SETTINGS, "round"]].itertuples(index=False, name=None))
-    for number in range(arguments.rounds):
-        for settings in planned:
-            if (*settings.values(), number) in measured:
-                continue
-            print(f"round {number}: {describe(settings)}", flush=True)
-            try:
-                cost = measure_alone(settings)
-            except ValueError as error:
-                failed.append(str(error))
-                continue
-            row = pd.DataFrame([settings | {"round": number} | cost])
-            rows = pd.concat([rows, row]) if len(rows) else row
-            write_text(arguments.out, rows.to_csv(index=False, lineterminator="\n"))
+
+    def cost_of(plan):
+        settings = {name: plan[name] for name in SETTINGS}
+        print(f"round {plan['round']}: {describe(settings)}", flush=True)
+        return measure_one(settings)
+
+    rows, failed = add_rows(
+        arguments.out, rows, [settings | {"round": number} for number in range(arguments.rounds)
+                              for settings in planned
+                              if (*settings.values(), number) not in measured], cost_of)
     print(markdown(rows, planned))
     if failed:
         raise ValueError("; ".join(failed))
