@@ -1,5 +1,7 @@
 """What benchmarks share: scripts as processes, event files, tables that grow by a row at a time."""
 
+import utils.quiet  # noqa: F401  (before TensorFlow)
+
 import contextlib
 import glob
 import os
