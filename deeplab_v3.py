@@ -24,6 +24,8 @@ ASPP_FILTERS = 256
 ASPP_RATES = (6, 12, 18)
 # Of the decoder; few of the low-level features, lest they outweigh the pyramid's (v3+ paper, 3.1).
 LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
+# Names of ModelConfig's fields in settings.json where they differ.
+JSON_KEYS = {"in_channels": "bands"}
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,33 @@ class ModelConfig:
     in_channels: int = 3
 
     def __post_init__(self):
-        if self.multi_grid is None:
-            object.__setattr__(self, "multi_grid",
-                               OTHER_MULTI_GRIDS.get(self.backbone, MULTI_GRID))
-        object.__setattr__(self, "multi_grid", tuple(self.multi_grid))
+        grid = self.multi_grid
+        if grid is None:
+            grid = OTHER_MULTI_GRIDS.get(str(self.backbone), MULTI_GRID)
+        if isinstance(grid, list):
+            grid = tuple(grid)
+        object.__setattr__(self, "multi_grid", grid)
+        # A value of a damaged file may have no hash: no dict is asked for it.
         valid = {
-            "num_classes": _is_whole(self.num_classes), "backbone": self.backbone in BACKBONES,
+            "num_classes": _is_whole(self.num_classes), "backbone": self.backbone in [*BACKBONES],
             "output_stride": self.output_stride in (8, 16),
-            "multi_grid": len(self.multi_grid) == 3 and all(map(_is_whole, self.multi_grid)),
+            "multi_grid": isinstance(grid, tuple) and len(grid) == 3 and all(map(_is_whole, grid)),
             "decoder": isinstance(self.decoder, bool),
             "width": type(self.width) in (int, float) and 0 < self.width <= 10,
             "pool1_padding": self.pool1_padding in (None, "slim", "keras"),
             "in_channels": _is_whole(self.in_channels)}
-        wrong = [f"{name} {getattr(self, name)!r}" for name, fits in valid.items() if not fits]
+        wrong = [f"{JSON_KEYS.get(name, name)} {getattr(self, name)!r}"
+                 for name, fits in valid.items() if not fits]
         if wrong:
             raise ValueError(f"no model has {', '.join(wrong)}")
 
     def to_json(self):
         """Plain values; those of no use to this model are left out."""
         values = dataclasses.asdict(self) | {"multi_grid": list(self.multi_grid)}
-        # As the first versions called it, and only where it is not RGB.
+        # Only where it is not RGB, as in the first versions.
         channels = values.pop("in_channels")
         if channels != 3:
-            values["bands"] = channels
+            values[JSON_KEYS["in_channels"]] = channels
         if self.pool1_padding is None:
             del values["pool1_padding"]
         return values
@@ -82,17 +88,19 @@ class ModelConfig:
 
         path: the settings.json, for errors. Raises ValueError.
         """
-        values = dict(values)
-        if "bands" in values:
-            values["in_channels"] = values.pop("bands")
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(ModelConfig)})
+        fields = {JSON_KEYS.get(field.name, field.name): field.name
+                  for field in dataclasses.fields(ModelConfig)}
+        unknown = sorted(set(values) - set(fields))
         if unknown:
             raise ValueError(f"{path}: its model has settings that this code does not know "
                              f"({', '.join(unknown)}); use the code that trained it, whose commit "
                              "is in its environment.json")
         try:
-            return ModelConfig(**values)
-        except (ValueError, TypeError) as error:
+            if empty := [name for name, value in values.items() if value is None]:
+                raise ValueError(f"no model has {', '.join(empty)} None")
+            return ModelConfig(**{"num_classes": None} | {
+                fields[name]: value for name, value in values.items()})
+        except ValueError as error:
             raise ValueError(f"{path}: damaged: {error}; restore it or train again") from None
 
 

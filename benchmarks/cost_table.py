@@ -32,9 +32,10 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 from benchmarks.tables import ADVICE, read_table
-from deeplab_v3 import BACKBONES, deeplab_v3
+from deeplab_v3 import BACKBONES, ModelConfig, deeplab_v3
 from utils.cli import leave_on_signals, positive, run_script
 from utils.files import write_text
+from utils.layers import BatchNorm
 from utils.training.losses import segmentation_loss
 from utils.training.optimizer import repeatable_config, train_op, weight_decay_loss
 
@@ -54,10 +55,10 @@ def count_operations(graph):
     return tf.profiler.profile(graph, cmd="op", options=counted).total_float_ops
 
 
-def size_of(model):
-    """{"parameters", "operations" for one tile} of deeplab_v3 with these settings."""
+def size_of(config):
+    """{"parameters", "operations" for one tile} of deeplab_v3 with this ModelConfig."""
     with tf.Graph().as_default() as graph:
-        deeplab_v3(tf.zeros([1, TILE, TILE, 3], tf.uint8), CLASSES, False, **model)
+        deeplab_v3(tf.zeros([1, TILE, TILE, 3], tf.uint8), config)
         return {"parameters": sum(v.shape.num_elements() for v in tf.trainable_variables()),
                 "operations": count_operations(graph)}
 
@@ -72,12 +73,12 @@ def images_per_second(run, settings):
     return settings["steps"] * settings["batch_size"] / (time.perf_counter() - started)
 
 
-def training_speed(model, settings):
+def training_speed(config, settings):
     random, shape = np.random.default_rng(0), (settings["batch_size"], TILE, TILE)
     with tf.Graph().as_default(), tf.Session(config=repeatable_config()) as session:
         logits, _ = deeplab_v3(
-            tf.constant(random.integers(0, 256, (*shape, 3), np.uint8)), CLASSES, True,
-            precision=settings["precision"], **model)
+            tf.constant(random.integers(0, 256, (*shape, 3), np.uint8)), config,
+            BatchNorm(True), precision=settings["precision"])
         loss = segmentation_loss(logits, random.integers(0, CLASSES, shape, np.uint8))
         update = train_op(loss + weight_decay_loss(1e-4), "adam", 1e-6, 0.9,
                           tf.train.get_or_create_global_step())
@@ -85,24 +86,24 @@ def training_speed(model, settings):
         return images_per_second(lambda: session.run([loss, update]), settings)
 
 
-def inference_speed(model, settings):
+def inference_speed(config, settings):
     windows = np.random.default_rng(0).integers(
         0, 256, (settings["batch_size"], TILE, TILE, 3), np.uint8)
     with tf.Graph().as_default(), tf.Session() as session:
         images = tf.placeholder(tf.uint8, [None, TILE, TILE, 3])
         probabilities = tf.nn.softmax(deeplab_v3(
-            images, CLASSES, False, precision=settings["precision"], **model)[0])
+            images, config, precision=settings["precision"])[0])
         session.run(tf.global_variables_initializer())
         return images_per_second(lambda: session.run(probabilities, {images: windows}), settings)
 
 
 def measure(settings):
     """{measure: value} of MEASURES, in this process; memory in bytes."""
-    model = {name: settings[name] for name in MODEL}
-    training = training_speed(model, settings)
+    config = ModelConfig(CLASSES, **{name: settings[name] for name in MODEL})
+    training = training_speed(config, settings)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return size_of(model) | {"training": training, "memory": memory,
-                             "inference": inference_speed(model, settings)}
+    return size_of(config) | {"training": training, "memory": memory,
+                             "inference": inference_speed(config, settings)}
 
 
 def measure_alone(settings):

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from deeplab_v3 import deeplab_v3
+from deeplab_v3 import ModelConfig, deeplab_v3
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
 
@@ -39,7 +39,7 @@ def build(stack, form, precision, window, num_classes):
     with graph.as_default(), patch:
         tf.set_random_seed(0)
         images = tf.placeholder(tf.uint8, [None, window, window, 3], "images")
-        logits, _ = deeplab_v3(images, num_classes, is_training=False, precision=precision)
+        logits, _ = deeplab_v3(images, ModelConfig(num_classes), precision=precision)
         probabilities = tf.nn.softmax(logits, name="probabilities")
         session = stack.enter_context(tf.Session())
         session.run(tf.global_variables_initializer())

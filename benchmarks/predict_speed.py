@@ -27,13 +27,13 @@ import pandas as pd
 import rasterio
 import tensorflow.compat.v1 as tf
 
-from utils.classes import ClassTable
 from utils.cli import argument_parser, positive, run_script
 from utils.inference.predictor import Method, build_predictors, predict_classes
 from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, mean_iou
 from utils.data.rasters import Image
-from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.training.checkpoints import BEST, Checkpoints, restore_model
+from utils.training.run import RunSettings, find_run
 from utils.data.scenes import choose_scenes, find_scenes, read_scene, write_png
 from utils.inference.sliding_window import window_starts
 
@@ -47,7 +47,7 @@ OURS = Method("ours", 0.5, "cosine", 4, False, (1.0,))
 def loaded(settings, checkpoint, window, precision, methods):
     """Gives the functions of `build_predictors` with the trained weights."""
     with tf.Graph().as_default(), tf.Session() as session:
-        predictors = build_predictors(session, settings["model"], window, precision, methods)
+        predictors = build_predictors(session, settings.model, window, precision, methods)
         restore_model(session, checkpoint)
         yield predictors
 
@@ -93,7 +93,7 @@ def compare(arguments, path, size, settings, checkpoint, table, folder):
     """Prints the table of (a) to (d)."""
     window, batch_size = arguments.window, arguments.batch_size
     rng = np.random.default_rng(arguments.seed)
-    tile = settings["tile_size"]
+    tile = settings.crop_size
     batch = rng.integers(0, 256, (batch_size, window, window, 3), np.uint8)
     windows = number_of_windows(*size, window, OURS.overlap)
     ways = {}
@@ -175,8 +175,8 @@ def main():
                         help="of the sweep, in windows of 256")
     arguments = parser.parse_args()
     run = find_run(arguments.logs, arguments.run)
-    settings = read_settings(run)
-    table = ClassTable.from_settings(settings["classes"])
+    settings = RunSettings.read(run)
+    table = settings.classes
     origin = arguments.origin or f"{arguments.dataset}/origin"
     scene = choose_scenes(find_scenes(origin), [arguments.test_scene], origin)[0]
     image, label = (part[:arguments.rows] for part in read_scene(scene, table))
@@ -187,8 +187,8 @@ def main():
                            count=3, dtype="uint8", tiled=True, blockxsize=256, blockysize=256,
                            compress="deflate") as file:
             file.write(np.moveaxis(image, -1, 0))
-        task = [arguments, path, image.shape[:2], settings, Checkpoints(run, "best").find()[0], table,
-                folder]
+        checkpoint = Checkpoints(run, BEST).find()[0]
+        task = [arguments, path, image.shape[:2], settings, checkpoint, table, folder]
         if arguments.sweep:
             sweep(*task, label)
         else:

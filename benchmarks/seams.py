@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from utils.classes import ClassTable, colour_map
+from utils.classes import colour_map
 from utils.cli import argument_parser, positive, progress, run_script
 from utils.inference.predictor import Method, build_predictors
 from utils.inference.visualise import side_by_side
-from utils.training.runs import find_checkpoint, find_run, read_settings, restore_model
+from utils.training.checkpoints import BEST, Checkpoints, restore_model
+from utils.training.run import RunSettings, find_run
 from utils.data.scenes import choose_scenes, find_scenes, read_image, write_png
 from utils.inference.sliding_window import blend_windows, window_batches, window_starts
 
@@ -163,8 +164,8 @@ def main():
     origin = arguments.origin or f"{arguments.dataset}/origin"
     scenes = choose_scenes(find_scenes(origin), arguments.scenes or [arguments.test_scene], origin)
     run = find_run(arguments.logs, arguments.run)
-    settings = read_settings(run)
-    window = settings["tile_size"]
+    settings = RunSettings.read(run)
+    window = settings.crop_size
 
     if arguments.picture_only:
         scenes, offsets = scenes[:1], [0]
@@ -174,9 +175,9 @@ def main():
               "borders")
     counts = {way: [] for way in WAYS}
     with tf.Graph().as_default(), tf.Session() as session:
-        [predict] = build_predictors(session, settings["model"], window, arguments.precision,
+        [predict] = build_predictors(session, settings.model, window, arguments.precision,
                                      [Method("single", 0, "none", 1, False, (1.0,))])
-        restore_model(session, Checkpoints(run, "best").find()[0])
+        restore_model(session, Checkpoints(run, BEST).find()[0])
         for scene in scenes:
             image = read_image(scene.image_path)
             print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels")
@@ -186,8 +187,7 @@ def main():
                     counts[way].append(changes_of_lines(maps[way], window, overlap))
             if scene == scenes[0]:
                 side = min(arguments.side, *image.shape[:2])
-                write_picture(arguments.picture, image, maps, window, side,
-                              ClassTable.from_settings(settings["classes"]))
+                write_picture(arguments.picture, image, maps, window, side, settings.classes)
     if not arguments.picture_only:
         print_excess(counts, window, np.random.default_rng(arguments.seed))
 

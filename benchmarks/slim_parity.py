@@ -25,8 +25,9 @@ import tf_slim  # noqa: E402
 from tf_slim.nets import resnet_v2 as slim_resnet_v2  # noqa: E402
 
 from resnet_v2 import resnet_v2_50  # noqa: E402
+from utils.layers import BatchNorm  # noqa: E402
 from utils.training.pretrained import assign_backbone, read_pretrained  # noqa: E402
-from utils.training.runs import model_variables  # noqa: E402
+from utils.training.checkpoints import model_variables  # noqa: E402
 
 DECAY = 0.997
 
@@ -73,8 +74,8 @@ def run_ours(images, output_stride, is_training, checkpoint):
     """The same of our network, restored from slim's checkpoint as train.py does."""
     weights = read_pretrained(checkpoint)
     with tf.Graph().as_default(), tf.Session() as session:
-        features, _ = resnet_v2_50(tf.constant(images), is_training, output_stride or 32,
-                                   batch_norm_decay=DECAY)
+        features, _ = resnet_v2_50(tf.constant(images), BatchNorm(is_training, DECAY),
+                                   output_stride or 32)
         session.run(tf.global_variables_initializer())
         left_out = assign_backbone(session, weights, "resnet_v2_50", checkpoint)
         assert left_out == ["global_step", "resnet_v2_50/logits/weights"], left_out

@@ -1,43 +1,38 @@
 """The diagram of the model; sizes, strides and rates are those of the graph that is built."""
 
-import inspect
 import math
 from collections import namedtuple
 
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import (ASPP_FILTERS, ASPP_RATES, DECODER_FILTERS, LOW_LEVEL_FILTERS,
-                        deeplab_v3)
+                        Dropout, ModelConfig, deeplab_v3)
 from images.scene import both_scenes, show
 from images.svg import (ATROUS, MARGIN, MUTED, OPTIONAL, PLAIN, STRIDED, WIDTH, arrow, box,
                         document, element, panel, text)
 
 TILE = 256
 
+CONFIG = ModelConfig(num_classes=2)
 Unit = namedtuple("Unit", "name size channels stride rate")
 
 
 def read_model():
     """(backbone's name, its Units, side of the padded tile) of the default model."""
-    backbone = default(deeplab_v3, "backbone")
     units = []
     with tf.Graph().as_default() as graph:
         tiles = tf.placeholder(tf.uint8, [1, TILE, TILE, 3])
-        logits, end_points = deeplab_v3(tiles, num_classes=2, is_training=False)
+        logits, end_points = deeplab_v3(tiles, CONFIG)
         for name, output in end_points.items():
             operation = {"conv1": "conv1/Conv2D", "pool1": "MaxPool2d"}.get(name)
             if "/unit_" in name:
                 operation = f"{name}/bottleneck_v2/conv2/conv2/Conv2D"
             if operation:
-                operation = graph.get_operation_by_name(f"{backbone}/{operation}")
+                operation = graph.get_operation_by_name(f"{CONFIG.backbone}/{operation}")
                 rate = operation.get_attr("dilations")[1] if operation.type == "Conv2D" else 1
                 units.append(Unit(name, *output.shape.as_list()[2:],
                                   operation.get_attr("strides")[1], rate))
-    return backbone, units, logits.op.inputs[0].shape.as_list()[1]
-
-
-def default(function, argument):
-    return inspect.signature(function).parameters[argument].default
+    return CONFIG.backbone, units, logits.op.inputs[0].shape.as_list()[1]
 
 
 def draw_model():
@@ -46,8 +41,8 @@ def draw_model():
     features, axis, bottom = units[-1], 172, 482
     parts = both_scenes()
     parts += [panel(164, MARGIN, 594, 272, f"Backbone: {backbone}"),
-              text(742, MARGIN + 27, f"output stride {default(deeplab_v3, 'output_stride')}, "
-                   f"multi-grid {default(deeplab_v3, 'multi_grid')}", colour=MUTED, anchor="end")]
+              text(742, MARGIN + 27, f"output stride {CONFIG.output_stride}, "
+                   f"multi-grid {CONFIG.multi_grid}", colour=MUTED, anchor="end")]
     stages = {}
     for unit in units:
         stages.setdefault(unit.name.split("/")[0] if "/" in unit.name else "stem", []).append(unit)
@@ -95,7 +90,7 @@ def draw_pyramid(x, axis, bottom, features):
                   "batch norm and ReLU", size=14, anchor="start", colour=MUTED),
              box(x, axis - 18, width, 36, PLAIN,
                  "features {0.size}×{0.size}×{0.channels}".format(features))]
-    larger = 16 // default(deeplab_v3, "output_stride")
+    larger = 16 // CONFIG.output_stride
     branches = [("1×1", "", 0), *[("3×3", f"rate {rate * larger}", rate * larger)
                                   for rate in ASPP_RATES], ("mean", "1×1", None)]
     pitch = (width + 8) / len(branches)
@@ -119,7 +114,7 @@ def draw_pyramid(x, axis, bottom, features):
 def draw_head(padded, bottom):
     """From the pyramid at the right to the map at the left."""
     return [box(622, bottom - 32, 118, 64, PLAIN, "dropout",
-                f"keeps {default(deeplab_v3, 'keep_prob'):g}"),
+                f"keeps {Dropout().keep_prob:g}"),
             arrow((620, bottom), (498, bottom)),
             box(376, bottom - 32, 120, 64, PLAIN, "1×1", "a logit a class"),
             arrow((374, bottom), (332, bottom)),

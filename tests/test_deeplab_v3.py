@@ -4,88 +4,18 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from deeplab_v3 import BACKBONES, deeplab_v3
+from deeplab_v3 import ModelConfig, deeplab_v3
+from random_model import FEATURES, WIDTH, Model, random_images, relative_error
 from random_networks import random_weights
 from resnet_v2 import resnet_v2_50
-from utils.training.runs import model_variables
-
-# Of the backbone: most of it behaves alike at any width, and is quicker narrow.
-WIDTH, FEATURES = .25, 512
-
-
-class Model:
-    """A graph of its own with images of any size, one set of random weights, any settings."""
-
-    def __init__(self, num_classes=3, symmetric=False, **settings):
-        self.graph, self.calls, self.num_classes = tf.Graph(), {}, num_classes
-        self.settings = {"width": WIDTH} | settings
-        with self.graph.as_default():
-            self.images = tf.placeholder(tf.float32, [None, None, None, 3])
-            self.seed = tf.placeholder_with_default(np.zeros(2, np.int32), [2])
-            self.session = tf.Session()
-        self.call()
-        with self.graph.as_default():
-            self.variables = {v.op.name: v for v in model_variables()}
-        self.load(random_weights(shapes(self.variables), symmetric=symmetric))
-
-    def load(self, weights):
-        """Puts `weights`, name -> value, in place of those variables' values."""
-        variables = [self.variables[name] for name in weights]
-        self.session.run([v.initializer for v in variables],
-                         {v.initializer.inputs[1]: weights[v.op.name] for v in variables})
-
-    def call(self, is_training=False, images=None, **settings):
-        """(logits, end_points) of these settings, built once."""
-        settings = self.settings | settings
-        key = is_training, images if images is None else images.ref(), tuple(settings.items())
-        if key not in self.calls:
-            with self.graph.as_default(), tf.variable_scope("", reuse=tf.AUTO_REUSE):
-                self.calls[key] = deeplab_v3(
-                    self.images if images is None else images, self.num_classes, is_training,
-                    dropout_seed=self.seed, **settings)
-        return self.calls[key]
-
-    def run(self, images, **settings):
-        """Logits of `images` as numpy array."""
-        return self.session.run(self.call(**settings)[0], {self.images: images})
-
-    def gradient(self, outputs, place, inputs, values):
-        """[height, width]: |gradient| of `outputs` at `place` by `inputs`, which are fed `values`.
-
-        Summed over the batch and the channels.
-        """
-        with self.graph.as_default():
-            gradient, = tf.gradients(outputs[:, place[0], place[1]], inputs)
-        return np.abs(self.session.run(gradient, {inputs: values})).sum(axis=(0, -1))
-
-
-def shapes(variables):
-    return {name: variable.shape.as_list() for name, variable in variables.items()}
-
-
-def random_images(*shape, seed=1):
-    """RGB in 0..255, float32."""
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
-
-
-def relative_error(values, reference):
-    """Largest difference over the reference's largest deviation from its mean."""
-    assert values.shape == reference.shape
-    return np.abs(values - reference).max() / np.abs(reference - reference.mean()).max()
+from utils.layers import BatchNorm
+from utils.training.checkpoints import model_variables
 
 
 @pytest.fixture(scope="module")
 def model():
     """A Model of 3 classes with random weights; tests that change weights put them back."""
     model = Model()
-    yield model
-    model.session.close()
-
-
-@pytest.fixture(scope="module")
-def symmetric_model():
-    """A Model whose kernels look alike from all 8 sides."""
-    model = Model(symmetric=True)
     yield model
     model.session.close()
 
@@ -102,7 +32,7 @@ def test_logits_are_of_the_images_own_size(model, size):
 def test_static_shapes_and_the_padding_to_32_k_plus_1(size, padded, features):
     """The shapes are read from the graph; nothing is run."""
     with tf.Graph().as_default() as graph:
-        logits, end_points = deeplab_v3(tf.zeros([1, size, 37, 3], tf.uint8), 7, False)
+        logits, end_points = deeplab_v3(tf.zeros([1, size, 37, 3], tf.uint8), ModelConfig(7))
         assert logits.shape.as_list() == [1, size, 37, 7] and logits.dtype == tf.float32
         assert end_points["logits"].shape.as_list() == [1, features, 5, 7]
         assert end_points["aspp"].shape.as_list()[-1] == 256
@@ -129,7 +59,7 @@ def test_images_are_scaled_to_plus_minus_1_and_padded_with_the_mean(model):
     end_points = model.call()[1]
     with model.graph.as_default():
         scaled = tf.placeholder(tf.float32, [None, None, None, 3])
-        features = resnet_v2_50(scaled, False, 16, (1, 2, 4), width=WIDTH)[0]
+        features = resnet_v2_50(scaled, BatchNorm(), 16, (1, 2, 4), width=WIDTH)[0]
     expected = model.session.run(features, {scaled: padded / 127.5 - 1})
     assert relative_error(model.session.run(end_points["postnorm"], {model.images: images}),
                           expected) < 1e-5
@@ -156,38 +86,38 @@ def test_a_feature_sees_its_pixel_and_as_far_on_every_side(model, size, output_s
 
     Any shift, of any strided layer, at even sizes (64 as 256) or odd, moves these places.
     """
-    kernels = {name: value for name, value in random_weights(shapes(model.variables)).items()
-               if len(value.shape) == 4 and value.shape[0] > 1}
     centred = {}
-    for name, value in kernels.items():
+    for name, value in random_weights(model.shapes).items():
+        if value.ndim < 4 or value.shape[0] == 1:
+            continue
         middle = value.shape[0] // 2
         centred[name] = np.zeros_like(value)
         centred[name][middle, middle] = value[middle, middle]
     features = model.call(output_stride=output_stride)[1]["postnorm"]
     images = random_images(8, size, size, 3)  # in one image a pixel may win no maximum
-    model.load(centred)
-    try:
+    with model.loaded(centred):
         for place in ((2, 3), (3, 1)):
             gradient = model.gradient(features, place, model.images, images)
             row, column = (output_stride * index for index in place)
             assert np.argwhere(gradient).tolist() == [
                 [y, x] for y in (row - 2, row, row + 2) for x in (column - 2, column, column + 2)
                 if y < size and x < size]
-    finally:
-        model.load(kernels)
 
 
 @pytest.mark.parametrize("size", [(257, 257), (65, 97)])
-def test_the_turned_scene_gives_the_turned_map(model, symmetric_model, size):
+def test_the_turned_scene_gives_the_turned_map(model, size):
+    """Of kernels that look alike from all 8 sides."""
     images = random_images(1, *size, 3)
-    expected = symmetric_model.run(images)
-    assert expected.std(axis=(1, 2)).min() > 1e-3
+    symmetric = random_weights(model.shapes, symmetric=True)
     turned = [(1, False)] if size[0] > 100 else [(turn, flip) for turn in range(4)
                                                  for flip in (False, True)][1:]
-    for turn, flip in turned:
-        def move(array):
-            return np.rot90(array[:, ::-1] if flip else array, turn, axes=(1, 2))
-        assert relative_error(symmetric_model.run(move(images)), move(expected)) < 1e-4
+    with model.loaded(symmetric):
+        expected = model.run(images)
+        assert expected.std(axis=(1, 2)).min() > 1e-3
+        for turn, flip in turned:
+            def move(array):
+                return np.rot90(array[:, ::-1] if flip else array, turn, axes=(1, 2))
+            assert relative_error(model.run(move(images)), move(expected)) < 1e-4
     if size[0] < 100:  # the weights' symmetry is needed for it
         assert relative_error(model.run(np.rot90(images, 1, (1, 2))),
                               np.rot90(model.run(images), 1, (1, 2))) > 0.01
@@ -202,13 +132,9 @@ def test_the_pyramid_reads_at_the_paper_s_rates(model, output_stride, rates, axi
               "image_pooling/BatchNorm/beta": np.full(256, -1)}
     shape, place = [1, 1, 1, FEATURES], [0, 0]
     shape[axis + 1], place[axis] = 81, 40
-    before = model.session.run({name: model.variables[name] for name in silent})
-    model.load(silent)
-    try:
+    with model.loaded(silent):
         gradient = model.gradient(end_points["aspp"], place, end_points["postnorm"],
                                   np.random.default_rng(2).random(shape, np.float32))
-    finally:
-        model.load(before)
     places = np.flatnonzero(gradient.ravel()) - 40
     assert places.tolist() == sorted([0, *rates, *(-rate for rate in rates)])
 
@@ -217,15 +143,11 @@ def test_image_pooling_reads_the_mean_of_all_features(model):
     """With the other four branches silent, only the mean of the features counts."""
     _, end_points = model.call()
     names = [f"aspp{n}/BatchNorm/{kind}" for n in range(4) for kind in ("gamma", "beta")]
-    before = model.session.run({name: model.variables[name] for name in names})
-    model.load({name: np.zeros(256) for name in names})
-    try:
+    with model.loaded({name: np.zeros(256) for name in names}):
         features = np.random.default_rng(3).random((1, 5, 7, FEATURES), np.float32)
         mean = np.broadcast_to(features.mean((1, 2), keepdims=True), features.shape)
         aspp = [model.session.run(end_points["aspp"], {end_points["postnorm"]: value})
                 for value in (features, mean, features + 1)]
-    finally:
-        model.load(before)
     assert aspp[0].std() > 0
     np.testing.assert_allclose(aspp[0], aspp[1], atol=1e-4)
     assert np.abs(aspp[0] - aspp[2]).max() > 0.1
@@ -240,15 +162,11 @@ def test_every_branch_and_the_projection_end_in_relu(model):
     assert outputs.min() == 0 and outputs.max() > 0
     names = [f"{branch}/BatchNorm/{kind}" for branch in branches for kind in ("gamma", "beta")]
     names += ["concat_projection/BatchNorm/moving_mean", "concat_projection/BatchNorm/beta"]
-    before = model.session.run({name: model.variables[name] for name in names})
-    try:
-        model.load({name: np.zeros(256) for name in names})
+    with model.loaded({name: np.zeros(256) for name in names}):
         for branch in branches:
             model.load({f"{branch}/BatchNorm/beta": np.full(256, -1)})
             aspp = model.session.run(end_points["aspp"], {end_points["postnorm"]: features})
             assert not aspp.any(), branch
-    finally:
-        model.load(before)
 
 
 def test_dropout_is_a_function_of_its_seed_and_only_in_training():
@@ -284,7 +202,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_variables(model):
 
 def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
     with tf.Graph().as_default(), tf.Session() as session:
-        deeplab_v3(tf.zeros([1, 33, 33, 3]), 5, True)
+        deeplab_v3(tf.zeros([1, 33, 33, 3]), ModelConfig(5), BatchNorm(True))
         names = {v.op.name for v in model_variables() if not v.op.name.startswith("resnet_v2_50/")}
         weights = next(v for v in tf.trainable_variables() if v.op.name == "logits/weights")
         session.run(weights.initializer)
@@ -294,108 +212,6 @@ def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
              "BatchNorm/moving_variance"]
     assert names == {f"{scope}/{kind}" for scope in scopes for kind in kinds} | {
         "logits/weights", "logits/biases"}
-
-
-@pytest.fixture(scope="module")
-def decoder_model():
-    """A Model with a decoder, whose kernels look alike from all 8 sides."""
-    model = Model(symmetric=True, decoder=True)
-    yield model
-    model.session.close()
-
-
-def test_with_the_decoder_the_turned_scene_gives_the_turned_map(decoder_model):
-    images = random_images(1, 65, 97, 3)
-    expected = decoder_model.run(images)
-    assert expected.shape == (1, 65, 97, 3) and expected.std(axis=(1, 2)).min() > 1e-3
-    for move in (lambda array: np.rot90(array, 1, (1, 2)), lambda array: array[:, :, ::-1]):
-        assert relative_error(decoder_model.run(move(images)), move(expected)) < 1e-4
-
-
-def test_low_level_features_are_block1_s_at_stride_4_normalised(decoder_model):
-    scope = "resnet_v2_50/block1/unit_3/bottleneck_v2/preact"
-    end_points = decoder_model.call()[1]
-    low, unit, beta, gamma, mean, variance = decoder_model.session.run(
-        [end_points["low_level"], end_points["block1/unit_2"]]
-        + [decoder_model.variables[f"{scope}/{kind}"] for kind in (
-            "beta", "gamma", "moving_mean", "moving_variance")],
-        {decoder_model.images: random_images(1, 40, 70, 3)})
-    assert low.shape == (1, 17, 25, 64)  # padded to 65 x 97
-    expected = np.maximum((unit - mean) / np.sqrt(variance + 1e-5) * gamma + beta, 0)
-    np.testing.assert_allclose(low, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_the_decoder_puts_pyramid_and_low_level_features_over_each_other(decoder_model,
-                                                                         output_stride):
-    """Kernels that copy: places that the pyramid and the low-level features tell agree."""
-    end_points = decoder_model.call()[1]
-    copies = {"feature_projection0": (1, [0, 1], [0, 1]),
-              "decoder_conv0": (3, [0, 1, 2, 256, 257], range(5)),  # the pyramid's 256 come first
-              "decoder_conv1": (3, range(5), range(5))}
-    weights = {}
-    for scope, (size, sources, targets) in copies.items():
-        kernel = np.zeros(decoder_model.variables[f"decoder/{scope}/weights"].shape, np.float32)
-        kernel[size // 2, size // 2, list(sources), list(targets)] = 1
-        filters = kernel.shape[-1]
-        weights |= {f"decoder/{scope}/weights": kernel,
-                    f"decoder/{scope}/BatchNorm/gamma": np.ones(filters),
-                    f"decoder/{scope}/BatchNorm/beta": np.zeros(filters),
-                    f"decoder/{scope}/BatchNorm/moving_mean": np.zeros(filters),
-                    f"decoder/{scope}/BatchNorm/moving_variance": np.full(filters, 1 - 1e-5)}
-    before = decoder_model.session.run({name: decoder_model.variables[name] for name in weights})
-    height, width = 97, 65
-
-    def places(stride, channels):
-        row, column = np.mgrid[:height:stride, :width:stride].astype(np.float32)
-        values = np.zeros((1, *row.shape, channels), np.float32)
-        values[0, ..., 0], values[0, ..., 1], values[0, ..., 2] = row, column, row * column
-        return values
-
-    decoder_model.load(weights)
-    try:
-        decoded = decoder_model.session.run(end_points["decoder"], {
-            end_points["aspp"]: places(output_stride, 256), end_points["low_level"]: places(4, 64)})
-    finally:
-        decoder_model.load(before)
-    expected = places(4, 256)
-    np.testing.assert_allclose(decoded[..., :3], expected[..., :3], rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(decoded[..., 3:5], expected[..., :2], rtol=1e-5, atol=1e-3)
-    assert not decoded[..., 5:].any()
-
-
-@pytest.mark.parametrize("backbone", ["resnet_v2_50", "xception_65"])
-def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
-    """On a stand-in for the backbone, in training and bfloat16. Batch norm's epsilon is Xception's
-    own in Xception only (test_xception.py), as in deeplab/model.py."""
-    def stand_in(net, *_, **__):
-        return net[:, ::16, ::16], {"low_level": net[:, ::4, ::4]}
-
-    monkeypatch.setitem(BACKBONES, backbone, stand_in)
-    with tf.Graph().as_default() as graph:
-        logits, end_points = deeplab_v3(tf.zeros([1, 90, 33, 3]), 5, True, backbone, decoder=True,
-                                        precision="bfloat16")
-        epsilons = [round(op.get_attr("epsilon"), 7) for op in graph.get_operations()
-                    if op.type.startswith("FusedBatchNorm")]
-        gradients = tf.gradients(logits, tf.trainable_variables())
-        shapes = {v.op.name: v.shape.as_list() for v in model_variables()
-                  if v.op.name.startswith("decoder/") and v.op.name.endswith("weights")}
-        norms = {v.op.name.rsplit("/BatchNorm/")[0] for v in model_variables()
-                 if v.op.name.startswith("decoder/") and "/BatchNorm/" in v.op.name}
-    assert logits.shape == [1, 90, 33, 5] and end_points["logits"].shape == [1, 25, 9, 5]
-    assert end_points["decoder"].shape == [1, 25, 9, 256]
-    assert end_points["decoder"].dtype == tf.bfloat16 and logits.dtype == tf.float32
-    assert all(gradient is not None for gradient in gradients)
-    expected = {"feature_projection0/weights": [1, 1, 3, 48]}
-    for scope, channels in (("decoder_conv0", 304), ("decoder_conv1", 256)):
-        expected |= {
-            f"{scope}_depthwise/depthwise_weights": [3, 3, channels, 1],
-            f"{scope}_pointwise/weights": [1, 1, channels, 256]} if backbone == "xception_65" else {
-            f"{scope}/weights": [3, 3, channels, 256]}
-    assert shapes == {f"decoder/{name}": shape for name, shape in expected.items()}
-    assert norms == {name.rsplit("/", 1)[0] for name in shapes}
-    # The pyramid has six.
-    assert epsilons == [1e-5] * (6 + len(norms))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -422,10 +238,7 @@ def test_frozen_batch_norm_trains_the_backbone_as_it_is_evaluated(model, precisi
     assert (values[True][2] != values[False][2]).any()
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"backbone": "vgg"}, "backbone 'vgg'"), ({"output_stride": 32}, "output stride 32"),
-    ({"bands": 4}, r"images of 3 band\(s\), but the model takes 4"),
-    ({"multi_grid": (1,)}, "multi-grid")])
-def test_settings_that_do_not_fit_are_named(settings, message):
-    with tf.Graph().as_default(), pytest.raises(ValueError, match=message):
-        deeplab_v3(tf.zeros([1, 33, 33, 3]), 5, False, **settings)
+def test_images_of_other_channels_are_refused():
+    with tf.Graph().as_default(), pytest.raises(
+            ValueError, match=r"images of 3 channel\(s\), but the model takes 4"):
+        deeplab_v3(tf.zeros([1, 33, 33, 3]), ModelConfig(5, in_channels=4))

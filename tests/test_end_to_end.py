@@ -20,7 +20,9 @@ import tensorflow.compat.v1 as tf
 
 from conftest import REPOSITORY, draw_scene, write_small_dataset
 import train
-from utils.training import runs
+from conftest import read_settings
+from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.run import BestScore, read_starts
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.data.rasters import Image
 from utils.data.scenes import write_png
@@ -104,7 +106,7 @@ def interrupted(dataset, logs):
 
 def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     run, output = trained
-    settings = runs.read_settings(run)
+    settings = read_settings(run)
     table = read_classes(str(REPOSITORY / DEFAULT_TABLE))
     assert settings["model"]["num_classes"] == len(table)
     assert settings["classes"] == table.to_settings()
@@ -194,7 +196,7 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     del flags[flags.index("--pretrained"):flags.index("--pretrained") + 2]
     output, _ = call("train.py", *flags)
     assert "resumed at step 3" in output
-    assert runs.read_settings(run) == runs.read_settings(trained[0])
+    assert read_settings(run) == read_settings(trained[0])
     whole, resumed = read_events(trained[0]), read_events(run)
     losses = resumed["loss/cross_entropy"]
     assert set(losses) == {4, 5, 6}
@@ -278,7 +280,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
         "--hard_pixels", .5, "--label_smoothing", .1, "--decoder", *RECIPE)
     assert errors == "" and "no labelled scene 5; training without watching it" in output
     run = str(tmp_path / "logs" / "four")
-    settings = runs.read_settings(run)
+    settings = read_settings(run)
     assert settings["model"]["bands"] == 4
     assert [row["name"] for row in settings["classes"]] == ["c0", "c1", "c2"]
     assert np.isfinite(list(read_events(run)["loss/dice_cross_entropy"].values())).all()

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.layers import (batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps, depthwise_conv2d,
-                          separable_conv2d, subsample)
+from utils.layers import (BatchNorm, batch_norm, conv2d, conv2d_bn_relu, conv2d_by_taps,
+                          depthwise_conv2d, separable_conv2d, subsample)
 from utils.training.optimizer import weight_decay_loss
 
 
@@ -109,7 +109,7 @@ def test_first_weights_are_he_normal(session):
 
 def test_batch_norm_in_training_normalises_and_moves_the_statistics(session):
     decay, inputs = 0.9, np.random.default_rng(2).normal(3, 5, (2, 3, 2, 4)).astype(np.float32)
-    outputs = batch_norm(tf.constant(inputs), True, decay)
+    outputs = batch_norm(tf.constant(inputs), BatchNorm(True, decay))
     variables = {v.op.name.split("/")[-1]: v for v in tf.global_variables()}
     session.run(tf.global_variables_initializer())
     start = {"gamma": [1, 2, 3, 4], "beta": [0, 1, 2, 3],
@@ -135,7 +135,7 @@ def test_batch_norm_in_training_normalises_and_moves_the_statistics(session):
 
 def test_batch_norm_of_a_trained_network_uses_the_moving_statistics(session):
     inputs = np.random.default_rng(3).normal(size=(2, 3, 3, 2)).astype(np.float32)
-    outputs = batch_norm(tf.constant(inputs), False, 0.9)
+    outputs = batch_norm(tf.constant(inputs), BatchNorm())
     variables = {v.op.name.split("/")[-1]: v for v in tf.global_variables()}
     session.run(tf.global_variables_initializer())
     # A variance of 1e-5 makes epsilon count.
@@ -150,7 +150,7 @@ def test_batch_norm_of_a_trained_network_uses_the_moving_statistics(session):
 
 def test_variables_statistics_and_gradients_stay_float32_in_bfloat16(session):
     values = np.random.default_rng(4).normal(1, 2, (2, 6, 6, 3)).astype(np.float32)
-    outputs = conv2d_bn_relu(tf.cast(values, tf.bfloat16), 4, 3, "conv1", True, 0.9)
+    outputs = conv2d_bn_relu(tf.cast(values, tf.bfloat16), 4, 3, "conv1", BatchNorm(True, 0.9))
     assert outputs.dtype == tf.bfloat16
     assert {v.dtype.base_dtype for v in tf.global_variables()} == {tf.float32}
     gradients = tf.gradients(tf.cast(outputs, tf.float32)[0, 0, 0, 0], tf.trainable_variables())
@@ -171,7 +171,7 @@ def test_variables_statistics_and_gradients_stay_float32_in_bfloat16(session):
 def test_conv2d_bn_relu_is_named_as_slim_names_it_and_is_not_negative(session):
     inputs = tf.constant(np.random.default_rng(5).normal(size=(1, 4, 4, 2)), tf.float32)
     with tf.variable_scope("unit"):
-        outputs = conv2d_bn_relu(inputs, 3, 3, "conv2", False, 0.9)
+        outputs = conv2d_bn_relu(inputs, 3, 3, "conv2", BatchNorm())
     assert {v.op.name: v.shape.as_list() for v in tf.global_variables()} == {
         "unit/conv2/weights": [3, 3, 2, 3], "unit/conv2/BatchNorm/beta": [3],
         "unit/conv2/BatchNorm/gamma": [3], "unit/conv2/BatchNorm/moving_mean": [3],
@@ -190,8 +190,8 @@ def test_conv2d_bn_relu_is_named_as_slim_names_it_and_is_not_negative(session):
 def test_separable_conv2d_is_keras_s_at_every_stride_th_place(stride, rate, size):
     inputs = np.random.default_rng(7).normal(size=(2, *size, 3)).astype(np.float32)
     with tf.Graph().as_default(), tf.Session() as session:
-        outputs = separable_conv2d(tf.constant(inputs), 4, 3, "conv", False, 0.9, stride, rate,
-                                   relu=False, epsilon=1e-3)
+        outputs = separable_conv2d(tf.constant(inputs), 4, 3, "conv", BatchNorm(epsilon=1e-3),
+                                   stride, rate, relu=False)
         variables = {v.op.name: v for v in tf.global_variables()}
         session.run(tf.global_variables_initializer())
         result, values = session.run([outputs, variables])
@@ -207,7 +207,7 @@ def test_separable_conv2d_is_keras_s_at_every_stride_th_place(stride, rate, size
 
 def test_separable_conv2d_normalises_both_halves_and_decays_the_second(session):
     inputs = tf.constant(np.random.default_rng(8).normal(size=(2, 6, 6, 8)), tf.float32)
-    with_relu, without = (separable_conv2d(inputs, 16, 3, name, True, 0.9, relu=relu)
+    with_relu, without = (separable_conv2d(inputs, 16, 3, name, BatchNorm(True), relu=relu)
                           for name, relu in (("one", True), ("two", False)))
     names = {v.op.name.partition("/")[2] for v in tf.global_variables() if "one_" in v.op.name}
     assert names == {"depthwise_weights", "weights"} | {f"BatchNorm/{kind}" for kind in (

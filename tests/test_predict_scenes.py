@@ -17,7 +17,7 @@ from rasterio.transform import Affine
 
 import predict
 from utils.inference import map_writer
-from utils.training import runs
+from conftest import read_settings, write_settings
 from utils.classes import IGNORE_COLOUR, ClassTable, decode_colours
 from utils.data.rasters import Image
 from utils.data.scenes import read_image, read_label, write_png
@@ -31,7 +31,7 @@ WINDOW = 64
 def logs(tmp_path_factory):
     """A folder of runs with one run, 'stand-in', that has settings and an empty checkpoint."""
     folder = tmp_path_factory.mktemp("logs")
-    runs.write_settings(str(folder / "stand-in"), {
+    write_settings(str(folder / "stand-in"), {
         "model": {"num_classes": 3}, "classes": TABLE.to_settings(), "tile_size": WINDOW})
     return folder
 
@@ -52,8 +52,7 @@ def call(logs, tmp_path, monkeypatch):
         return [brightest for _ in methods]
 
     monkeypatch.setattr(predict, "load_predictors", load_predictors)
-    monkeypatch.setattr(predict, "find_checkpoint",
-                        lambda run, which: (os.path.join(run, which), 7))
+    monkeypatch.setattr(predict.Checkpoints, "find", lambda self: (self.folder, 7))
 
     def run(*arguments):
         out = tmp_path / "out"
@@ -154,8 +153,8 @@ def test_a_run_knows_its_bands_and_stretch(call, logs, tmp_path):
     samples = _samples(70, 80, 4, dtype=np.uint16, high=4000)
     path = _write(tmp_path / "in" / "a.tif", samples)
     stretch = [[0, 1000], [0, 2000], [0, 4000]]
-    settings = runs.read_settings(str(logs / "stand-in")) | {"bands": [4, 2, 1], "stretch": stretch}
-    runs.write_settings(str(logs / "sixteen"), settings)
+    settings = read_settings(str(logs / "stand-in")) | {"bands": [4, 2, 1], "stretch": stretch}
+    write_settings(str(logs / "sixteen"), settings)
     for bands, flags in (((4, 2, 1), ()), ((1, 2, 3), ("--bands", 1, 2, 3))):
         _, out = call("--image", path, "--run", "sixteen", "--overwrite", *flags)
         with Image(path, bands, None if flags else stretch) as image:
@@ -165,9 +164,9 @@ def test_a_run_knows_its_bands_and_stretch(call, logs, tmp_path):
 
 def test_as_many_bands_as_the_run_was_trained_on(call, logs, tmp_path, capsys):
     """Four bands, one of them for the fourth place: the stand-in's classes are the places."""
-    settings = runs.read_settings(str(logs / "stand-in"))
+    settings = read_settings(str(logs / "stand-in"))
     classes = settings["classes"] + [{"id": 3, "name": "other", "colour": "#ffffff"}]
-    runs.write_settings(str(logs / "four"), {
+    write_settings(str(logs / "four"), {
         "model": {"num_classes": 4, "bands": 4}, "classes": classes, "tile_size": WINDOW,
         "bands": [3, 1, 2, 5]})
     path = _write(tmp_path / "1.tif", _samples(70, 90, bands=5))
@@ -308,7 +307,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
             return np.full((*windows.shape[:3], 3), 1 / 3, np.float32)
 
         predict.load_predictors = lambda *_: [slow]
-        predict.find_checkpoint = lambda *_: ("", 1)
+        predict.Checkpoints.find = lambda *_: ("", 1)
         run_script(predict.main)
     """))
     process = subprocess.Popen(

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from random_networks import random_images, random_weights, relative_error
 from resnet_v2 import resnet_v2_50, resnet_v2_101
-from utils.layers import scaled_filters
+from utils.layers import BatchNorm, scaled_filters
 from utils.training.pretrained import assign_backbone, read_pretrained
 
 UNITS = {"block1": (64, 3), "block2": (128, 4), "block3": (256, 6), "block4": (512, 3)}
@@ -62,13 +62,13 @@ class Network:
         with self.graph.as_default():
             assign_backbone(self.session, weights, "resnet_v2_50", "test")
 
-    def call(self, is_training=False, output_stride=16, multi_grid=(1, 1, 1), padding="slim"):
+    def call(self, output_stride=16, multi_grid=(1, 1, 1), padding="slim"):
         """(features, end_points) of these settings, built once."""
-        settings = is_training, output_stride, multi_grid, padding
+        settings = output_stride, multi_grid, padding
         if settings not in self.calls:
             with self.graph.as_default():
                 self.calls[settings] = resnet_v2_50(
-                    self.images, is_training, output_stride, multi_grid, pool1_padding=padding)
+                    self.images, BatchNorm(), output_stride, multi_grid, pool1_padding=padding)
         return self.calls[settings]
 
     def run(self, images, **settings):
@@ -97,7 +97,7 @@ def network():
 
 def test_variables_are_named_and_shaped_as_slims():
     with tf.Graph().as_default():
-        resnet_v2_50(tf.zeros([1, 33, 33, 3]), False)
+        resnet_v2_50(tf.zeros([1, 33, 33, 3]), BatchNorm())
         shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
         trainable = {v.op.name for v in tf.trainable_variables()}
     assert shapes == slim_variables()
@@ -120,7 +120,7 @@ def test_variables_are_named_and_shaped_as_slims():
     (functools.partial(resnet_v2_50, width=.5), slim_variables(width=.5), None)])
 def test_deeper_and_narrower_networks(network, shapes, parameters):
     with tf.Graph().as_default():
-        features, _ = network(tf.zeros([1, 33, 33, 3]), False)
+        features, _ = network(tf.zeros([1, 33, 33, 3]), BatchNorm())
         ours = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     assert ours == shapes
     assert parameters in (None, sum(map(np.prod, ours.values())))
@@ -220,7 +220,7 @@ def test_training_uses_the_batch_and_moves_every_statistic_by_the_decay():
     images = random_images(2, 65, 65, 3)
     weights = random_weights(slim_variables())
     with tf.Graph().as_default(), tf.Session() as session:
-        features, end_points = resnet_v2_50(tf.constant(images), True, batch_norm_decay=0.7)
+        features, end_points = resnet_v2_50(tf.constant(images), BatchNorm(True, 0.7))
         updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
         assign_backbone(session, weights, "resnet_v2_50", "test")
         pool1, trained, block4, _ = session.run(
@@ -245,7 +245,7 @@ def test_training_uses_the_batch_and_moves_every_statistic_by_the_decay():
 
 def test_a_trained_network_has_nothing_to_update_and_depends_on_each_image_alone(network):
     with tf.Graph().as_default():
-        resnet_v2_50(tf.zeros([1, 33, 33, 3]), False)
+        resnet_v2_50(tf.zeros([1, 33, 33, 3]), BatchNorm())
         assert not tf.get_collection(tf.GraphKeys.UPDATE_OPS)
     images = random_images(2, 33, 33, 3)
     both = network.run(images)
@@ -257,4 +257,4 @@ def test_a_trained_network_has_nothing_to_update_and_depends_on_each_image_alone
     ({"multi_grid": (1, 2)}, "multi-grid"), ({"pool1_padding": "same"}, "pool1 padding 'same'")])
 def test_settings_that_do_not_fit_are_named(settings, message):
     with tf.Graph().as_default(), pytest.raises(ValueError, match=message):
-        resnet_v2_50(tf.zeros([1, 33, 33, 3]), False, **settings)
+        resnet_v2_50(tf.zeros([1, 33, 33, 3]), BatchNorm(), **settings)

@@ -5,7 +5,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import xception
+from deeplab_v3 import ModelConfig
 from random_networks import random_images, random_weights, relative_error
+from utils.layers import BatchNorm
 from utils.training.optimizer import variable_groups
 from utils.training.pretrained import assign_backbone, origin_of, read_pretrained
 from xception import xception_65
@@ -13,6 +15,7 @@ from xception import xception_65
 # Units and depths as in the paper's figure 4 (arXiv 1802.02611), middle flow apart.
 ENTRY = {"block1": (64, 128), "block2": (128, 256), "block3": (256, 728)}
 EXIT = {"block1": (728, 728, 1024, 1024), "block2": (1024, 1536, 1536, 2048)}
+CONFIG = ModelConfig(5, "xception_65")
 EXITS = [f"exit_flow/block2/unit_1/separable_conv{number}" for number in (1, 2, 3)]
 
 
@@ -67,7 +70,7 @@ class Network:
         """(features, end_points) at this stride and multi-grid (1, 2, 4), built once."""
         if output_stride not in self.calls:
             with self.graph.as_default():
-                self.calls[output_stride] = xception_65(self.images, False, output_stride,
+                self.calls[output_stride] = xception_65(self.images, BatchNorm(), output_stride,
                                                         multi_grid=(1, 2, 4))
         return self.calls[output_stride]
 
@@ -92,7 +95,7 @@ def network():
 
 def test_variables_are_named_and_shaped_as_the_authors():
     with tf.Graph().as_default() as graph:
-        xception_65(tf.zeros([1, 33, 33, 3]), False)
+        xception_65(tf.zeros([1, 33, 33, 3]), BatchNorm())
         shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
         trainable = tf.trainable_variables()
         (trained, factor), = variable_groups("xception_65", freeze_batch_norm=True)
@@ -121,7 +124,7 @@ def test_variables_are_named_and_shaped_as_the_authors():
 def test_a_width_scales_every_layer_by_itself(network):
     """`network` is asked for, for its short middle flow."""
     with tf.Graph().as_default():
-        xception_65(tf.zeros([1, 33, 33, 3]), False, width=.25)
+        xception_65(tf.zeros([1, 33, 33, 3]), BatchNorm(), width=.25)
         shapes = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
     scaled = {32: 8, 64: 16, 128: 32, 256: 64, 728: 184, 1024: 256, 1536: 384, 2048: 512}
     assert shapes == {name: [scaled.get(number, number) for number in shape]
@@ -201,14 +204,14 @@ def test_the_authors_checkpoint_is_read_with_all_that_it_has_besides(tmp_path, n
         session.run(save, feeds)
     assert origin_of(path, "xception_65") == "slim"
     try:
-        left_out = network.load(read_pretrained(path, {"backbone": "xception_65"}))
+        left_out = network.load(read_pretrained(path, CONFIG))
         assert left_out == ["global_step", "xception_65/logits/weights"]
         with network.graph.as_default():
             restored = network.session.run({v.op.name: v for v in tf.global_variables()})
         assert set(restored) == set(weights)
         for name, value in weights.items():
             np.testing.assert_array_equal(restored[name], value)
-        lacking = read_pretrained(path, {"backbone": "xception_65"})
+        lacking = read_pretrained(path, CONFIG)
         del lacking["xception_65/exit_flow/block2/unit_1/xception_module/"
                     "separable_conv1_depthwise/depthwise_weights"]
         with pytest.raises(ValueError, match="1 of 210 variables are missing .*separable_conv1_de"):
@@ -236,7 +239,7 @@ def test_gradients_of_each_kind_of_unit_are_finite_in_bfloat16(monkeypatch):
     norms = 2 + 7 + 6 + 6
     with tf.Graph().as_default(), tf.Session() as session:
         images = tf.cast(random_images(2, 33, 33, 3), tf.bfloat16)
-        features, _ = xception_65(images, True, multi_grid=(1, 2, 4))
+        features, _ = xception_65(images, BatchNorm(True), multi_grid=(1, 2, 4))
         assert features.dtype == tf.bfloat16 and features.shape == [2, 9, 9, 64]
         loss = tf.reduce_mean(tf.square(tf.cast(features, tf.float32)))
         gradients = tf.gradients(loss, tf.trainable_variables())
@@ -252,4 +255,4 @@ def test_gradients_of_each_kind_of_unit_are_finite_in_bfloat16(monkeypatch):
     ({"output_stride": 4}, "output stride 4"), ({"multi_grid": (1, 2)}, "multi-grid")])
 def test_settings_that_do_not_fit_are_named(settings, message):
     with tf.Graph().as_default(), pytest.raises(ValueError, match=message):
-        xception_65(tf.zeros([1, 33, 33, 3]), False, **settings)
+        xception_65(tf.zeros([1, 33, 33, 3]), BatchNorm(), **settings)

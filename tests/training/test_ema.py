@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 from utils.training import ema, optimizer
 from utils.training.checkpoints import (BEST, LATEST, Checkpoints, best_checkpoints,
                                         latest_checkpoints, model_variables, restore_model)
-from utils.layers import conv2d, conv2d_bn_relu
+from utils.layers import BatchNorm, conv2d, conv2d_bn_relu
 
 DECAY, RATE = .5, .1
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_lacks_a_variables_average_is_refused(session, tmp_pat
 def small_model(images):
     """Scopes by name, by object and within one another, as deeplab_v3 has them."""
     with tf.variable_scope("net", reuse=tf.AUTO_REUSE):
-        net = conv2d_bn_relu(images, 4, 3, "unit", False, .99)
+        net = conv2d_bn_relu(images, 4, 3, "unit", BatchNorm())
         with tf.variable_scope("logits") as scope:
             return conv2d(net, 3, 1, scope, use_bias=True)
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from sklearn.metrics import log_loss
 
-from utils.training.losses import LOSSES, segmentation_loss
+from utils.training.losses import LOSSES, LossOptions, segmentation_loss
 
 CLASSES = 6
 WEIGHTS = [.5, 3, 0, 1, 2, .25]
@@ -35,7 +35,7 @@ def softmax(logits):
 
 def loss_and_gradient(session, logits, labels, *arguments, **options):
     tensor = tf.constant(logits, tf.float32)
-    loss = segmentation_loss(tensor, tf.constant(labels), *arguments, **options)
+    loss = segmentation_loss(tensor, tf.constant(labels), LossOptions(*arguments, **options))
     return session.run((loss, tf.gradients(loss, tensor)[0]))
 
 
@@ -150,31 +150,32 @@ def test_ignored_images_add_nothing_and_ignored_batches_give_0(session, batch, l
     np.testing.assert_array_equal(gradient[0], 0)
 
 
-def two_devices(logits, labels, *arguments, **options):
+def two_devices(logits, labels, options):
     """The losses that two devices with half of the batch each compute, in one graph.
 
-    A first pass with total = note collects what they would exchange, in order; the second adds up.
+    A first pass with a sum that notes collects what they would exchange, in order; the second adds up.
     """
     halves = [(logits[:1], labels[:1]), (logits[1:], labels[1:])]
     noted = [[], []]
     for own, half in zip(noted, halves):
-        segmentation_loss(*half, *arguments, total=lambda t, own=own: own.append(t) or t, **options)
+        segmentation_loss(*half, options, lambda t, own=own: own.append(t) or t)
     assert len(noted[0]) == len(noted[1])
     losses = []
     for half in halves:
         sums = iter([first + second for first, second in zip(*noted)])
-        losses.append(segmentation_loss(*half, *arguments, total=lambda _: next(sums), **options))
+        losses.append(segmentation_loss(*half, options, lambda _: next(sums)))
     return losses
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_with_total_each_device_has_the_loss_of_the_whole_batch(session, batch, loss, options):
+def test_with_an_all_reduce_sum_each_device_has_the_loss_of_the_whole_batch(session, batch, loss, options):
     """Though one has one image, the other three, and classes differ."""
     logits, labels = tf.constant(batch[0]), tf.constant(np.maximum(batch[1], [[[2]]]))
-    whole = segmentation_loss(logits, labels, loss, **options)
+    chosen = LossOptions(loss, **options)
+    whole = segmentation_loss(logits, labels, chosen)
     expected, gradient = session.run((whole, tf.gradients(whole, logits)[0]))
-    for own in two_devices(logits, labels, loss, **options):
+    for own in two_devices(logits, labels, chosen):
         value, own_gradient = session.run((own, tf.gradients(own, logits)[0]))
         assert value == pytest.approx(expected, rel=1e-5)
         np.testing.assert_allclose(own_gradient, gradient, rtol=1e-4, atol=1e-7)
@@ -193,4 +194,4 @@ def test_logits_that_are_not_finite_show(session, batch, loss, options, bad):
 
 def test_an_unknown_loss_is_named():
     with pytest.raises(ValueError, match="hinge"):
-        segmentation_loss(None, None, "hinge")
+        segmentation_loss(None, None, LossOptions("hinge"))
