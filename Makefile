@@ -47,8 +47,7 @@ demo: $(READY)
 	@echo
 	@echo "The scene that was not trained on, its classes laid over it, alone, and the confusions:"
 	@echo "    $(DEMO)/origin/5.png"
-	@ls predictions/demo/5_overlay.png predictions/demo/5_colour.png \
-	    predictions/demo/5_confusion.png | sed 's/^/    /'
+	@printf "    predictions/demo/5_%s.png\n" overlay colour confusion
 	@echo "Curves of the training: .venv/bin/tensorboard --logdir logs"
 	@echo "Next, your own scenes: put 1.png and its label 1_class.png, 2.png, ... into"
 	@echo "dataset/origin, the held-out one as 5.png, your classes into dataset/classes.csv, then:"
