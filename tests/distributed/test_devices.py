@@ -240,7 +240,7 @@ def wait_for_step(process, run, after):
     (1000, 1000, None, "--devices 1000: this host has "),
     (2, 3, None, "--batch_size 3 is not divisible by the 2 devices"),
     (None, 3, cluster.EXAMPLE, "--batch_size 3 is not divisible by the 2 devices"),
-    (None, 2, "{}", "TF_CONFIG: it needs"),
+    (None, 2, "{}", "TF_CONFIG: no cluster"),
 ])
 def test_what_cannot_be_shared_is_named(monkeypatch, number, batch, config, message):
     monkeypatch.setenv("TF_CONFIG", config or "")
