@@ -5,8 +5,6 @@
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 python3 python; do \
     $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
     2>/dev/null && echo $$python && break; done)
-# bfloat16 is faster only where the processor computes in it.
-PRECISION ?= $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo bfloat16 || echo float32)
 
 READY := .venv/requirements.txt
 RUN := .venv/bin/python
@@ -37,15 +35,25 @@ $(READY): requirements.txt
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	cp requirements.txt $@
 
+# A narrow backbone and few steps: benchmarks/demo.txt compares.
 demo: $(READY)
 	rm -rf logs/demo
 	$(RUN) -m utils.data.demo_scenes --out $(DEMO)/origin
 	$(RUN) preprocess.py --dataset $(DEMO) --tiles 1280
-	$(RUN) train.py --dataset $(DEMO) --run demo --pretrained none --precision $(PRECISION) \
-	    --steps 160 --batch_size 8 --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
-	    --batch_norm_decay 0.95 --test_display 80 --save_every 80
-	$(RUN) predict.py --dataset $(DEMO) --run demo --precision $(PRECISION) --out predictions/demo \
-	    --overwrite
+	$(RUN) train.py --dataset $(DEMO) --run demo --pretrained none --width .25 --steps 300 \
+	    --batch_size 8 --learning_rate 3e-3 --schedule poly --weight_decay 1e-4 \
+	    --batch_norm_decay 0.95 --test_display 150 --save_every 150
+	$(RUN) predict.py --dataset $(DEMO) --run demo --out predictions/demo --overwrite
+	@echo
+	@echo "The scene that was not trained on, its classes laid over it, alone, and the confusions:"
+	@echo "    $(DEMO)/origin/5.png"
+	@printf "    predictions/demo/5_%s.png\n" overlay colour confusion
+	@echo "Curves of the training: .venv/bin/tensorboard --logdir logs"
+	@echo "Next, your own scenes: put 1.png and its label 1_class.png, 2.png, ... into"
+	@echo "dataset/origin, the held-out one as 5.png, your classes into dataset/classes.csv, then:"
+	@echo "    .venv/bin/python preprocess.py --tiles 4000"
+	@echo "    .venv/bin/python train.py --run first --steps 4000"
+	@echo "    .venv/bin/python predict.py --run first"
 
 ccf: $(READY)
 	PYTHON=$(RUN) benchmarks/ccf.sh
@@ -53,18 +61,17 @@ ccf: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
 
-# tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
-# scene or the run is not there.
+# The diagrams are drawn by hand and tensorboard.png is a screenshot. The two pictures of a real scene
+# are left as they are where the scene or the run is not there.
 images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
 images: $(READY)
-	$(RUN) -m images.draw
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
 	$(RUN) predict.py --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) --origin $(ORIGIN) \
-	    --test_scene $(SCENE) --precision $(PRECISION) --out $(MAPS) --overwrite; \
+	    --test_scene $(SCENE) --out $(MAPS) --overwrite; \
 	$(RUN) -m utils.inference.visualise --image $(IMAGE) --label $(ORIGIN)/$(SCENE)_class.png \
 	    --prediction $(MAPS)/$(SCENE)_class.png --out images/strip.png; \
 	$(RUN) -m benchmarks.seams --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) \
-	    --origin $(ORIGIN) --test_scene $(SCENE) --precision $(PRECISION) --picture_only; \
+	    --origin $(ORIGIN) --test_scene $(SCENE) --picture_only; \
 	else echo "images/strip.png and images/seams.png are left as they are: they need the Dubai \
 	scenes (ORIGIN=$(ORIGIN)) and a run trained on them (TRAINED=$(TRAINED); benchmarks/dubai.sh \
 	makes it)"; fi

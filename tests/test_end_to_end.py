@@ -104,16 +104,15 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     assert any(name.endswith("weights/Adam") for name in latest)
     reader, step = read_checkpoint(run, BEST)
     assert not [name for name in reader.get_variable_to_shape_map() if "Adam" in name]
-    best = BestScore.read(run)
-    events = read_events(run)
-    scores = events["validation/mean_iou"]
-    assert best["step"] == step and best["mean_iou"] == pytest.approx(max(scores.values()))
-    assert best["held_out_mean_iou"] == pytest.approx(events["held_out/mean_iou"][step])
-    assert best["evaluated"] == STEPS
+    best, events = BestScore.read(run), read_events(run)
+    assert best.step == step
+    assert best.mean_iou == pytest.approx(max(events["validation/mean_iou"].values()))
+    assert best.held_out_mean_iou == pytest.approx(events["held_out/mean_iou"][step])
+    assert best.evaluated == STEPS
     assert max(events["best/mean_iou"]) == step
     [start] = read_starts(run)
     assert start["step"] == 0 and "--run whole" in start["command"]
-    assert f"best mean-IoU on the validation tiles {best['mean_iou']:.4f}" in output
+    assert f"best mean-IoU on the validation tiles {best.mean_iou:.4f}" in output
 
 
 def test_training_moves_the_weights_and_the_moving_statistics(trained):
@@ -222,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(d
                                                "--save_every", 1, "--test_display", 100), status=2)
     assert line.count("\n") == 1 and line.startswith("train.py: error: ")
     reader, step = read_checkpoint(logs / "diverged")
-    assert f"not finite at step {step + 1}; " in line and f"of step {step} is kept" in line
+    assert f"not finite at step {step + 1} of " in line and f"of step {step} is kept" in line
     assert reader.get_tensor("global_step") == step
     assert all(np.isfinite(reader.get_tensor(name)).all()
                for name in reader.get_variable_to_shape_map())
@@ -290,15 +289,13 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     with rasterio.open(tmp_path / "out" / "5_class.tif") as scene:
         assert (scene.read(1)[:64, :64] == probabilities[0].argmax(-1)).mean() > .999
 
-    recipe = ("--pretrained", run, *RECIPE[2:])
     output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes[7],
-                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", *recipe)
-    assert "starting anew for another number of classes: logits/weights, logits/biases" in output
+                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder",
+                     "--pretrained", run, *RECIPE[2:])
+    assert "re-initialised for another number of classes: logits/weights, logits/biases" in output
     trained, _ = read_checkpoint(tmp_path / "logs" / "seven", BEST)
     assert trained.get_tensor("logits/biases").shape == (7,)
-    for name in weights.get_variable_to_shape_map():
-        if name.startswith("logits/"):
-            continue
+    for name in {*weights.get_variable_to_shape_map()} - {"logits/weights", "logits/biases"}:
         change = np.abs(trained.get_tensor(name) - weights.get_tensor(name)).max()
         if name.startswith("resnet_v2_50/") and not name.endswith(("/weights", "/biases")):
             assert change == 0, name

@@ -26,11 +26,14 @@ def describe_environment():
             "packages": {"tensorflow": tf.__version__} | _installed(PACKAGES),
             "host": platform.node(),
             "platform": platform.platform(),
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "gpus": _gpu_names(),
+            **machine(),
             "variables": {name: value for name, value in sorted(os.environ.items())
                           if name.startswith(VARIABLES)}}
+
+
+def machine():
+    """What tells machines of another speed apart."""
+    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "gpus": _gpu_names()}
 
 
 def code_version(folder=REPOSITORY):

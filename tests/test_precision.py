@@ -1,0 +1,194 @@
+"""utils/precision.py: which precision --precision auto takes, and that a run keeps it."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import predict
+import train
+from deeplab_v3 import ModelConfig
+from utils import precision
+from utils.classes import read_classes
+from utils.distributed.devices import Devices
+from utils.precision import AUTO, BFLOAT16, FLOAT32, faster
+from utils.training import run as runs
+from utils.training.optimizer import repeatable_config
+
+
+class Clock:
+    """A timer that only trial calls move."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def call(self, *seconds):
+        """A function for `faster` whose calls take so long, the last number ever after."""
+        left = list(seconds)
+
+        def call(limit):
+            own = left.pop(0) if len(left) > 1 else left[0]
+            self.now += min(own, limit or own)
+            if limit and own > limit:
+                raise tf.errors.DeadlineExceededError(None, None, "")
+        return call
+
+
+@pytest.mark.parametrize("float32, bfloat16, expected", [
+    ([9, 2], [9, 1], BFLOAT16), ([9, 1], [9, 2], FLOAT32), ([9, 1], [9, 1], FLOAT32),
+    ([9, 1], [9, .95], FLOAT32),      # too little saved
+    ([9, 1, 9], [9, 3, 2], FLOAT32),  # the fastest call counts
+    ([1, 9], [2.1, 1], FLOAT32)])     # given up: only emulated
+def test_the_faster_precision_is_taken(float32, bfloat16, expected):
+    clock = Clock()
+    calls = {FLOAT32: clock.call(*float32), BFLOAT16: clock.call(*bfloat16)}
+    assert faster(calls, clock)[0] == expected
+    assert clock.now < 9 + 18 + 30
+
+
+def test_what_does_not_fit_into_memory_is_not_taken():
+    clock = Clock()
+
+    def too_large(limit):
+        raise tf.errors.ResourceExhaustedError(None, None, "")
+
+    assert faster({FLOAT32: too_large, BFLOAT16: clock.call(1)}, clock)[0] == BFLOAT16
+    assert faster({FLOAT32: clock.call(1), BFLOAT16: too_large}, clock)[0] == FLOAT32
+
+
+@pytest.fixture
+def settings(repository):
+    table = read_classes(str(repository / "dataset" / "classes.csv"))
+    return runs.RunSettings(ModelConfig(len(table), width=.1), table, 32, "5", {"precision": AUTO})
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A network of one factor, for tests that are not about the trial's own graph."""
+    def network(images, config, norm=None, precision=FLOAT32):
+        assert precision in (FLOAT32, BFLOAT16)
+        factor = tf.get_variable("factor", [config.num_classes])
+        return tf.cast(images, tf.float32)[..., :1] * factor, {}
+    monkeypatch.setattr(precision, "deeplab_v3", network)
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Lets trials run, both precisions once, and choose bfloat16; returns the list of trials."""
+    trials = []
+
+    def choose(calls):
+        for call in calls.values():
+            call(100)
+        trials.append(calls)
+        return BFLOAT16, dict.fromkeys(calls, 1.0)
+    monkeypatch.setattr(precision, "faster", choose)
+    return trials
+
+
+def test_a_trial_leaves_no_trace_in_the_run_s_graph_and_random_numbers(settings, chosen, capsys):
+    def numbers(tried):
+        with tf.Graph().as_default() as graph, tf.Session(config=repeatable_config()) as session:
+            tf.set_random_seed(3)
+            first = tf.random.uniform([4])
+            if tried:
+                assert precision.precision_of_training(
+                    settings, 2, 100, Devices(config=repeatable_config())) == BFLOAT16
+            values = session.run([first, tf.random.uniform([4])])
+            return np.concatenate(values), len(graph.get_operations())
+
+    before = np.random.get_state()[1].copy()
+    (tried, operations), (untried, expected) = numbers(True), numbers(False)
+    np.testing.assert_array_equal(tried, untried)
+    assert operations == expected and len(chosen) == 1
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert capsys.readouterr().out.startswith("precision bfloat16, by trial: float32 1000 ms, ")
+
+
+@pytest.mark.parametrize("steps, devices", [(99, Devices()), (1000, Devices(count=2, hosts=2))])
+def test_short_runs_and_several_hosts_get_float32_without_a_trial(settings, chosen, steps, devices):
+    assert precision.precision_of_training(settings, 2, steps, devices) == FLOAT32
+    assert not chosen
+
+
+@pytest.mark.parametrize("trained_here, windows, expected, trials", [
+    (True, 1000, FLOAT32, 0), (False, 99, FLOAT32, 0), (False, 100, BFLOAT16, 1)])
+def test_maps_are_made_as_the_run_was_trained_or_by_trial(settings, tiny, chosen, trained_here,
+                                                          windows, expected, trials):
+    settings.recipe["precision"] = FLOAT32
+    assert precision.precision_of_inference(settings, trained_here, 32, 1, windows) == expected
+    assert len(chosen) == trials
+
+
+def test_only_the_machine_of_the_last_start_counts_as_the_run_s(tmp_path):
+    run = str(tmp_path)
+    assert not predict.is_trained_here(run)
+    here = predict.machine()
+    runs.append_start(run, 0, here | {"time": "now"})
+    assert predict.is_trained_here(run)
+    runs.append_start(run, 5, here | {"cpu": "another"})
+    assert not predict.is_trained_here(run)
+
+
+class Reached(Exception):
+    """The run would begin now."""
+
+
+@pytest.fixture
+def start(settings, tiny, chosen, tmp_path, monkeypatch):
+    """start(*flags): the precisions, of flags and of settings, with which train.main begins."""
+    monkeypatch.setattr(train, "choose_devices", lambda *_: Devices(config=repeatable_config()))
+    tiles = types.SimpleNamespace(read_tile_list=lambda *_: {}, VALIDATION_LIST="")
+    monkeypatch.setattr(train, "tiles", tiles)
+    monkeypatch.setattr(train, "check_classes", lambda *_: None)
+    monkeypatch.setattr(train, "read_held_out", lambda *_: None)
+    run, began = tmp_path / "run", []
+
+    def choose_settings(args, table, training, before):
+        recipe = runs.recipe_of(vars(args), "checksum")
+        return runs.RunSettings(settings.model, table, 32, "5", recipe)
+
+    def build_graph(args, settings, training, devices):
+        settings.write(str(run))
+        (run / "latest").mkdir(exist_ok=True)
+        (run / "latest" / "checkpoint").touch()
+        began.append((args.precision, settings.recipe["precision"]))
+        raise Reached
+
+    monkeypatch.setattr(train, "choose_settings", choose_settings)
+    monkeypatch.setattr(train, "build_graph", build_graph)
+
+    def start(*flags):
+        monkeypatch.setattr("sys.argv", ["train.py", "--logs", str(tmp_path), "--run", "run",
+                                         "--pretrained", "none", "--batch_size", "2", *flags])
+        with pytest.raises(Reached):
+            train.main()
+        return began[-1]
+    start.settings = run / "settings.json"
+    return start
+
+
+def test_the_choice_is_remembered_and_a_resumed_run_keeps_it(start, chosen, monkeypatch):
+    assert start() == (BFLOAT16, BFLOAT16)
+    assert json.loads(start.settings.read_text())["training"]["precision"] == BFLOAT16
+    monkeypatch.setattr(precision, "faster", lambda calls: pytest.fail("a second trial"))
+    assert start() == (BFLOAT16, BFLOAT16)
+    assert start("--precision", BFLOAT16) == (BFLOAT16, BFLOAT16)
+    with pytest.raises(ValueError, match="precision was bfloat16, is float32"):
+        start("--precision", FLOAT32)
+
+
+@pytest.mark.parametrize("recipe", [{"precision": FLOAT32}, {}])
+def test_an_old_run_resumes_in_float32(start, chosen, recipe):
+    start("--precision", FLOAT32)
+    old = json.loads(start.settings.read_text())
+    del old["training"]["precision"]
+    old["training"].update(recipe)
+    start.settings.write_text(json.dumps(old))
+    assert start() == (FLOAT32, FLOAT32)
+    assert not chosen
