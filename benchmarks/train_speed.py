@@ -2,11 +2,13 @@
 
 Run as: python -m benchmarks.train_speed --dataset dataset/demo
         python -m benchmarks.train_speed --dataset dataset/demo --peer /path/to/python
+        python -m benchmarks.train_speed --dataset dataset/demo --code . /path/to/another/checkout
 
-bare      the step on one batch that stays in memory: the ceiling
+bare      forward pass, loss and update with train.py's defaults, on one batch that stays in memory:
+          the ceiling
 fed       the same step on train.py's own batches, read from disk and decoded
-train.py  all of train.py: a step with its curves and progress; what a checkpoint and an evaluation
-          cost is measured beside it and spread over the intervals that train.py has by default
+train.py  a process of train.py: a step with its curves and progress, by the times in its event
+          file; --code names checkouts of this repository, each of whose train.py takes its turn
 peer      torchvision's deeplabv3_resnet50 at the same output stride, batch and precision, by a
           Python that has torch and torchvision
 
@@ -18,64 +20,56 @@ by TensorFlow's profiler.
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import contextlib
-import io
+import os
 import subprocess
-import sys
 import tempfile
 import time
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-import train
-from utils.data.tiles import TileSet
+from benchmarks.shared import event_files, failure, python, read_events
+from deeplab_v3 import Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
-from utils.distributed.devices import choose_devices, session_on
-from utils.training.settings import run_settings
-from utils.training.graph import training_graph
+from utils.data.input_pipeline import training_batches
+from utils.data.tiles import TileSet
+from utils.layers import BatchNorm
+from utils.training import losses, optimizer
 
 PRECISIONS = ("float32", "bfloat16")
 WARM_UP = 2
 MATRIX = 4096
 
 
-def train_arguments(arguments, precision, *more):
-    """Patches the command line to train.py's, so that its own flags and defaults are measured."""
-    return mock.patch.object(sys, "argv", [
-        "train.py", "--dataset", arguments.dataset, "--pretrained", "none", "--batch_size",
-        str(arguments.batch_size), "--precision", precision, "--seed", str(arguments.seed), *more])
-
-
-def build_step(stack, arguments, precision, batch=None):
-    """(function that trains for a number of steps, operations of a step or None).
+def build_step(stack, tile_set, batch_size, precision, batch=None):
+    """(function that trains for a number of steps, operations of a step).
 
     batch: (images, labels) to train on again and again; None means train.py's own batches.
     """
-    tile_set = TileSet(arguments.dataset, read_classes(arguments.classes))
-    with train_arguments(arguments, precision), contextlib.ExitStack() as patches:
-        args = train.parse_arguments()
-        if batch:
-            patches.enter_context(mock.patch(
-                "train.training_batches",
-                lambda *_, **__: (*map(tf.constant, batch), tf.no_op())))
-        devices = choose_devices(None, args.batch_size)
-        session = stack.enter_context(session_on(devices))
-        tf.set_random_seed(args.seed)
-        settings = run_settings(args, read_classes(args.classes), arguments.tile_size, None)
-        model = training_graph(args, settings["model"], tile_set, devices, arguments.tile_size)
-        session.run(tf.global_variables_initializer())
-        session.run(model["start_of_data"])
-        operations = count_operations(session.graph) if batch else None
+    stack.enter_context(tf.Graph().as_default())
+    session = stack.enter_context(tf.Session(config=optimizer.repeatable_config()))
+    step = tf.train.get_or_create_global_step()
+    if batch:
+        images, labels, start_of_data = *map(tf.constant, batch), tf.no_op()
+    else:
+        images, labels, start_of_data = training_batches(tile_set, batch_size, 0, step)
+    logits, _ = deeplab_v3(
+        images, ModelConfig(len(tile_set.table)), BatchNorm(True), precision=precision,
+        dropout=Dropout(tf.stack([tf.constant(0, tf.int64), step])))
+    loss = losses.segmentation_loss(logits, labels)
+    update = optimizer.train_op(loss + optimizer.weight_decay_loss(5e-4), "adam",
+                                tf.constant(2e-4), 0.9, step)
+    session.run(tf.global_variables_initializer())
+    session.run(start_of_data)
 
     def run(steps):
         for _ in range(steps):
-            session.run([model[name] for name in ("loss", "total", "rate", "update")])
+            session.run([loss, update])
 
     run(WARM_UP)
-    return run, operations
+    return run, count_operations(session.graph)
 
 
 def count_operations(graph):
@@ -85,41 +79,20 @@ def count_operations(graph):
     return tf.profiler.profile(graph, cmd="op", options=counted).total_float_ops
 
 
-class _Clock:
-    """Stands in for train.py's progress bar: notes when each step was done."""
-
-    def __init__(self):
-        self.times = [time.perf_counter()]
-
-    def update(self, *_):
-        self.times.append(time.perf_counter())
-
-    def set_postfix(self, *_, **__):
-        pass
-
-    def close(self):
-        self.update()
-
-
-def seconds_of_train(arguments, precision):
-    """Seconds of train.py for a step, a checkpoint and an evaluation, as a dict."""
-    clock, steps = _Clock(), arguments.steps
-    saved, evaluated = steps // 3, steps // 3 * 2
-    with (tempfile.TemporaryDirectory() as logs,
-          train_arguments(arguments, precision, "--logs", logs, "--run", "speed", "--steps",
-                          str(steps), "--save_every", str(saved), "--test_display",
-                          str(evaluated)),
-          mock.patch("train.progress", lambda *_, **__: clock),
-          contextlib.redirect_stdout(io.StringIO())):
-        train.main()
-    # seconds[i] is what passed between the ends of steps i and i + 1: what follows a step, too.
-    seconds = np.diff(clock.times)
-    special = {saved, evaluated, steps}
-    step = np.mean([seconds[i] for i in range(WARM_UP, steps) if i not in special])
-    checkpoint = max(0, seconds[saved] - step)
-    # At `evaluated` a checkpoint of the newest and one of the best are saved besides.
-    return {"step": step, "checkpoint": checkpoint,
-            "evaluation": max(0, seconds[evaluated] - step - checkpoint)}
+def seconds_of_train(folder, arguments, precision):
+    """Seconds of a step of train.py in the checkout `folder`."""
+    with tempfile.TemporaryDirectory() as logs:
+        command = python(
+            "train.py", "--dataset", os.path.abspath(arguments.dataset), "--classes",
+            os.path.abspath(arguments.classes), "--logs", logs, "--run", "speed", "--pretrained",
+            "none", "--batch_size", arguments.batch_size, "--precision", precision, "--steps",
+            arguments.steps + WARM_UP, "--summary_every", 1)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(failure(folder, done.returncode, done.stdout + done.stderr))
+        times = [event.wall_time for event in read_events(event_files(os.path.join(logs, "speed")))
+                 if any(v.tag == "training/images_per_second" for v in event.summary.value)]
+    return float(np.mean(np.diff(times)[WARM_UP - 1:]))
 
 
 def seconds_of_peer(arguments, precision):
@@ -148,36 +121,27 @@ def timed(work):
     return time.perf_counter() - started
 
 
-def measure(arguments, precision, batch):
+def measure(arguments, precision, tile_set, batch):
     """Prints the table of one precision."""
     peak = measured_peak(precision)
-    steps, rounds, costs = arguments.steps, [], []
+    steps, rounds = arguments.steps, []
     with contextlib.ExitStack() as stack:
-        bare, operations = build_step(stack, arguments, precision, batch)
-        fed, _ = build_step(stack, arguments, precision)
+        bare, operations = build_step(stack, tile_set, arguments.batch_size, precision, batch)
+        fed, _ = build_step(stack, tile_set, arguments.batch_size, precision)
         for _ in range(arguments.rounds):
-            cost = seconds_of_train(arguments, precision)
+            seconds = {f"train.py in {folder}": seconds_of_train(folder, arguments, precision)
+                       for folder in arguments.code}
             rounds.append({"bare": timed(lambda: bare(steps)) / steps,
-                           "fed": timed(lambda: fed(steps)) / steps, "train.py": cost["step"]})
-            costs.append(cost)
+                           "fed": timed(lambda: fed(steps)) / steps} | seconds)
             if arguments.peer:
                 rounds[-1]["peer"] = seconds_of_peer(arguments, precision)
-    seconds, cost = pd.DataFrame(rounds), pd.DataFrame(costs).median()
-    with train_arguments(arguments, precision):
-        defaults = train.parse_arguments()
-    spread = cost["checkpoint"] / defaults.save_every
-    with_checkpoints = 100 * (seconds["bare"] / (seconds["train.py"] + spread)).median()
-    spread += cost["evaluation"] / defaults.test_display
-    with_all = 100 * (seconds["bare"] / (seconds["train.py"] + spread)).median()
+    seconds = pd.DataFrame(rounds)
     table = pd.DataFrame({
         "images/s": arguments.batch_size / seconds.median(),
         "% of bare": 100 * seconds.rdiv(seconds["bare"], axis=0).median(),
         "% of peak": 100 * operations / peak / seconds.median()})
     print(f"{precision}: {operations / 1e9:.0f} GFLOP a step, peak {peak / 1e9:.0f} GFLOP/s")
-    print(table.round({"images/s": 2, "% of bare": 1, "% of peak": 1}).to_string())
-    print(f"a checkpoint {cost['checkpoint']:.1f} s, an evaluation {cost['evaluation']:.1f} s: "
-          f"with checkpoints {with_checkpoints:.1f}% of bare, with both {with_all:.1f}%",
-          flush=True)
+    print(table.round({"images/s": 2, "% of bare": 1, "% of peak": 1}).to_string(), flush=True)
 
 
 def main():
@@ -185,6 +149,9 @@ def main():
     parser.add_argument("--batch_size", type=positive, default=4)
     parser.add_argument("--steps", type=positive, default=15, help="of each way, in each round")
     parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--code", nargs="+", default=["."], metavar="FOLDER",
+                        help="checkouts whose train.py is measured")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--peer", metavar="PYTHON", help="one that has torch and torchvision")
     arguments = parser.parse_args()
     tile_set = TileSet(arguments.dataset, read_classes(arguments.classes))
@@ -193,8 +160,8 @@ def main():
     arguments.tile_size = batch[0].shape[1]
     print(f"batches of {arguments.batch_size} tiles of {arguments.tile_size} pixels; "
           f"{arguments.rounds} rounds of {arguments.steps} steps")
-    for precision in PRECISIONS:
-        measure(arguments, precision, batch)
+    for precision in arguments.precisions:
+        measure(arguments, precision, tile_set, batch)
 
 
 if __name__ == "__main__":
