@@ -16,7 +16,7 @@ from utils.classes import read_classes
 from utils.cli import (argument_parser, leave_on_signals, positive, probability, progress,
                        run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
-from utils.data.sampling import (allowed_corners, choose_validation_cells, draw_corner,
+from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
 from utils.data.scenes import choose_scenes, common_stretch, find_scenes, read_scene
 from utils.data.tiles import (TRAINING_LIST, check_free_space, class_frequencies,
@@ -77,16 +77,16 @@ def main():
     cv2.setNumThreads(1)  # the workers already fill the cores
     table = read_classes(args.classes)
     names, images, labels, stretch = read_training_scenes(args, table)
-    cells = [choose_validation_cells(label, args.tile_size, args.validation_fraction,
+    blocks = [choose_validation_tiles(label, args.tile_size, args.validation_fraction,
                                      random_for(FOR_VALIDATION, args.seed, scene))
              for scene, label in enumerate(labels)]
-    plan = plan_crops(args, labels, cells)
+    plan = plan_crops(args, labels, blocks)
 
     with replacing_tile_set(args.dataset) as folder:
         trial = np.unique(np.linspace(0, args.tiles - 1, TRIAL_TILES).astype(int)).tolist()
-        check_free_space(args.dataset, args.tiles + sum(map(len, cells)), [
+        check_free_space(args.dataset, args.tiles + sum(map(len, blocks)), [
             cut_tile(number, args, images, labels, plan)[:2] for number in trial])
-        validation, validation_pixels = write_validation_tiles(folder, args, images, labels, cells)
+        validation, validation_pixels = write_validation_tiles(folder, args, images, labels, blocks)
         training, training_pixels = write_training_tiles(folder, args, images, labels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
         write_lists(folder, names, training, validation, frequencies, (args.bands, stretch))
@@ -139,13 +139,13 @@ def read_training_scenes(args, table):
     return [scene.name for scene in chosen], images, labels, stretch
 
 
-def plan_crops(args, labels, cells):
+def plan_crops(args, labels, blocks):
     """What every tile's crop is drawn from: (scene of each tile, allowed corners by scene,
     corners and probabilities of the rare-class crops or None)."""
     areas = [label.size if args.crops_per_scene == "area" else 1 for label in labels]
     scenes = tiles_by_scene(areas, args.tiles, random_for(FOR_SHARES, args.seed))
     allowed = [allowed_corners(label.shape, corners, args.tile_size)
-               for label, corners in zip(labels, cells)]
+               for label, corners in zip(labels, blocks)]
     rare = None
     if args.rare_class_weight:
         rare = rare_class_corners(labels, allowed, args.tile_size,
@@ -170,10 +170,10 @@ def cut_tile(number, args, images, labels, plan):
     return image, label, (int(scene), int(row), int(column), done)
 
 
-def write_validation_tiles(folder, args, images, labels, cells):
-    """Writes every validation cell as it is: (rows of its list, pixels by label value [256])."""
+def write_validation_tiles(folder, args, images, labels, blocks):
+    """Writes every validation tile as it is: (rows of its list, pixels by label value [256])."""
     rows, pixels = [], np.zeros(256, np.int64)
-    for scene, corners in enumerate(cells):
+    for scene, corners in enumerate(blocks):
         for row, column in corners.tolist():
             window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
             label = labels[scene][window]

@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--rows", type=positive, default=None, help="None means --size")
     parser.add_argument("--model", choices=("stand-in", "run"), default="stand-in")
     parser.add_argument("--logs", default="logs", metavar="FOLDER")
-    parser.add_argument("--run", default=None, help="name of the run; None means the newest")
+    parser.add_argument("--run", help="name of the run; by default the latest")
     parser.add_argument("--predict", nargs="+", metavar="FLAG", help="more flags for predict.py, "
                         "without their dashes, as in: precision=bfloat16 rotations=1",
                         default=["precision=bfloat16", "rotations=1", "batch_size=16"])

@@ -152,7 +152,7 @@ def most_visible_seams(spliced, blended, window, side):
 def main():
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--logs", default="logs", metavar="FOLDER")
-    parser.add_argument("--run", default=None, help="name of the run; None means the newest")
+    parser.add_argument("--run", help="name of the run; by default the latest")
     parser.add_argument("--scenes", nargs="+", default=None, metavar="NAME",
                         help="counted together; None means --test_scene. More scenes, less error")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")

@@ -132,7 +132,7 @@ def error_line(error):
 def run_script(main):
     """Runs `main()`; bad input ends with one line on stderr and exit status 2.
 
-    The rooms raise ValueError or OSError with the name of the file and what to do. Set
+    The modules raise ValueError or OSError with the name of the file and what to do. Set
     DEEPLAB_TRACEBACK=1 to see where an error was raised.
     """
     if sys.stdout is None:  # closed by the caller (>&-)
@@ -166,4 +166,4 @@ def _flush_output():
 
 def _output_failed(error):
     return (f"standard output: could not be written ({error.strerror}); let it be read to its end "
-            "or send it to a file with room")
+            "or send it to a file on a disk with free space")

@@ -11,7 +11,7 @@ def replacing(path):
     """Gives a temporary name beside `path` to write to; renamed to `path` if all went well.
 
     The temporary name keeps the extension, since encoders choose by it. OSErrors of the system
-    name `path`; those without an errno come from one of our rooms and name their file already.
+    name `path`; those without an errno are of our own and name their file already.
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".partial-{os.getpid()}-{name}")

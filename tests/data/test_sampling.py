@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.data.sampling import (allowed_corners, choose_validation_cells, draw_corner,
+from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
 
 
@@ -16,29 +16,29 @@ def test_every_crop_inside_the_scene_may_be_drawn_last_row_and_column_included()
 
 
 def test_allowed_corners_against_a_count_of_shared_pixels():
-    cells = np.array([[16, 32], [32, 32]])
+    tiles = np.array([[16, 32], [32, 32]])
     blocked = np.zeros((70, 90), bool)
-    for row, column in cells:
+    for row, column in tiles:
         blocked[row:row + 16, column:column + 16] = True
-    allowed = allowed_corners(blocked.shape, cells, 16)
+    allowed = allowed_corners(blocked.shape, tiles, 16)
     assert allowed.shape == (55, 75)
     for row, column in np.ndindex(*allowed.shape):
         assert allowed[row, column] == (not blocked[row:row + 16, column:column + 16].any())
 
 
-@pytest.mark.parametrize("height, width, cells", [(300, 340, 0), (256, 256, 0), (1024, 1024, 2),
+@pytest.mark.parametrize("height, width, tiles", [(300, 340, 0), (256, 256, 0), (1024, 1024, 2),
                                                   (2600, 3300, 13), (4438, 6447, 44)])
-def test_validation_cells_are_whole_distinct_and_about_the_fraction(height, width, cells):
+def test_validation_tiles_are_whole_distinct_and_about_the_fraction(height, width, tiles):
     # Classes in bands, so that blocks in the wrong place would miss some.
     label = (np.arange(width)[None] * 5 // width + np.zeros((height, 1), int)).astype(np.uint8)
     label[:height // 3] = 255
-    corners = choose_validation_cells(label, 256, 0.1, np.random.default_rng(1))
-    assert 0.75 * cells <= len(corners) <= cells
+    corners = choose_validation_tiles(label, 256, 0.1, np.random.default_rng(1))
+    assert 0.75 * tiles <= len(corners) <= tiles
     assert len(np.unique(corners, axis=0)) == len(corners)
     assert (corners % 256 == 0).all() and (corners >= 0).all()
     assert (corners + 256 <= (height, width)).all()
-    assert allowed_corners(label.shape, corners, 256).mean() >= min(1, 0.5 + 0.5 * (cells == 0))
-    if cells > 10:
+    assert allowed_corners(label.shape, corners, 256).mean() >= min(1, 0.5 + 0.5 * (tiles == 0))
+    if tiles > 10:
         chosen = np.concatenate([label[row:row + 256, column:column + 256].ravel()
                                  for row, column in corners])
         shares = np.bincount(chosen[chosen < 255], minlength=5) / (chosen < 255).sum()
@@ -49,9 +49,9 @@ def test_validation_never_takes_the_last_place_for_a_crop():
     for side in range(64, 260, 7):
         for fraction in (0.1, 0.3, 0.5):
             label = np.zeros((side, side + 10), np.uint8)
-            cells = choose_validation_cells(label, 64, fraction, np.random.default_rng(side))
-            assert allowed_corners(label.shape, cells, 64).any()
-    assert not len(choose_validation_cells(label, 64, 0.0, np.random.default_rng(0)))
+            tiles = choose_validation_tiles(label, 64, fraction, np.random.default_rng(side))
+            assert allowed_corners(label.shape, tiles, 64).any()
+    assert not len(choose_validation_tiles(label, 64, 0.0, np.random.default_rng(0)))
 
 
 def test_tiles_are_shared_out_by_area():
@@ -67,8 +67,8 @@ def test_rare_class_crops_are_centred_on_their_class_and_keep_clear_of_validatio
     labels[0][100:120, 150:170] = 1
     labels[1][0:4, 0:4] = 2                              # in a corner: the crop is moved inside
     labels[1][:, 100:] = 255
-    cells = [np.array([[64, 128]]), np.empty((0, 2), int)]
-    allowed = [allowed_corners(label.shape, cell, 64) for label, cell in zip(labels, cells)]
+    tiles = [np.array([[64, 128]]), np.empty((0, 2), int)]
+    allowed = [allowed_corners(label.shape, cell, 64) for label, cell in zip(labels, tiles)]
     corners, shares = rare_class_corners(labels, allowed, 64, random)
     # Every crop around class 1 would touch the validation cell, so two classes are left.
     assert len(corners) == 2

@@ -2,33 +2,33 @@
 
 import numpy as np
 
-CELLS_PER_BLOCK = 16
-CELLS_EXAMINED = 0.75       # a block may be this much smaller than wanted, to fit better
+TILES_PER_BLOCK = 16
+SMALLEST_BLOCK = 0.75       # a block may be this much smaller than wanted, to fit better
 SMALLEST_SHARE_LEFT = 0.25  # of a scene's crop positions, once its blocks are set apart
 PIXELS_PER_CLASS = 10000    # remembered as centres of rare-class crops
 
 
-def choose_validation_cells(label, tile_size, fraction, random):
-    """Tile-sized cells of a scene to validate on: about `fraction` of its area.
+def choose_validation_tiles(label, tile_size, fraction, random):
+    """Tiles of a scene to validate on: about `fraction` of its area.
 
-    They lie on a grid of tile_size and form rectangles of up to CELLS_PER_BLOCK cells, since every
-    lone cell costs the training crops a border of a tile's width. Rectangles are placed where the
+    They lie on a grid of tile_size and form rectangles of up to TILES_PER_BLOCK tiles, since every
+    lone one costs the training crops a border of a tile's width. Rectangles are placed where the
     classes occur as in the whole scene and little of that border is lost; `random` (Generator)
     decides among near equals. label: uint8 [height, width].
-    Gives int [cells, 2], the row and column (in pixels) of each cell's upper left corner; none
-    where the scene is too small to spare a cell.
+    Gives int [tiles, 2], the row and column (in pixels) of each tile's upper left corner; none
+    where the scene is too small to spare a tile.
     """
     grid = np.array(label.shape) // tile_size
     wanted = int(round(fraction * label.size / tile_size ** 2))
     pixels = np.zeros((*grid, 256), np.int64)
     for row, column in np.ndindex(*grid):
-        cell = label[row * tile_size:(row + 1) * tile_size,
+        tile = label[row * tile_size:(row + 1) * tile_size,
                      column * tile_size:(column + 1) * tile_size]
-        pixels[row, column] = np.bincount(cell.ravel(), minlength=256)
+        pixels[row, column] = np.bincount(tile.ravel(), minlength=256)
     pixels = pixels[..., :255]
     pixels = pixels[..., pixels.any(axis=(0, 1))]
     taken = np.zeros(grid, bool)
-    blocks = -(-wanted // CELLS_PER_BLOCK)
+    blocks = -(-wanted // TILES_PER_BLOCK)
     for block in range(blocks):
         size = round((wanted - taken.sum()) / (blocks - block))
         choice = _best_rectangle(pixels, taken, size, label.shape, tile_size, random)
@@ -45,9 +45,9 @@ def choose_validation_cells(label, tile_size, fraction, random):
 
 
 def _best_rectangle(pixels, taken, size, shape, tile_size, random):
-    """(row, column, height, width) in cells of the rectangle that suits best, or None.
+    """(row, column, height, width) in tiles of the rectangle that suits best, or None.
 
-    pixels: [rows, columns, classes] counts by cell; taken: bool [rows, columns].
+    pixels: [rows, columns, classes] counts by tile; taken: bool [rows, columns].
     """
     rows, columns = taken.shape
     whole = pixels.sum(axis=(0, 1))
@@ -57,7 +57,7 @@ def _best_rectangle(pixels, taken, size, shape, tile_size, random):
     best, best_score = None, np.inf
     for height in range(1, min(rows, size) + 1):
         for width in range(1, min(columns, size // height) + 1):
-            if height * width < CELLS_EXAMINED * size:
+            if height * width < SMALLEST_BLOCK * size:
                 continue
             inside = (counts[height:, width:] - counts[:-height, width:]
                       - counts[height:, :-width] + counts[:-height, :-width])
@@ -77,20 +77,20 @@ def _best_rectangle(pixels, taken, size, shape, tile_size, random):
     return best
 
 
-def _corners_lost(cells, length, pixels, tile_size):
-    """Crop positions along one axis that touch a run of `length` cells, for each start cell."""
-    start = np.arange(cells - length + 1) * tile_size
+def _corners_lost(tiles, length, pixels, tile_size):
+    """Crop positions along one axis that touch a run of `length` tiles, for each start tile."""
+    start = np.arange(tiles - length + 1) * tile_size
     first = np.maximum(start - tile_size + 1, 0)
     last = np.minimum(start + length * tile_size - 1, pixels - tile_size)
     return last - first + 1
 
 
-def allowed_corners(shape, cells, tile_size):
+def allowed_corners(shape, tiles, tile_size):
     """bool [height - tile_size + 1, width - tile_size + 1]: may a crop's upper left corner lie
     here? True for every crop inside the scene, the last row and column included, that shares no
-    pixel with a cell (int [cells, 2], upper left corners)."""
+    pixel with a tile (int [tiles, 2], upper left corners)."""
     allowed = np.ones((shape[0] - tile_size + 1, shape[1] - tile_size + 1), bool)
-    for row, column in cells:
+    for row, column in tiles:
         allowed[max(row - tile_size + 1, 0):row + tile_size,
                 max(column - tile_size + 1, 0):column + tile_size] = False
     return allowed

@@ -15,7 +15,7 @@ def keep_averages(update, variables, decay, step):
 
     averages: {name of a variable: the variable that holds its average}. After update number t (the
     value of `step`, which `update` raises) an average becomes d * average + (1 - d) * variable,
-    d = min(decay, (1 + t) / (10 + t)), so that early ones do not hang on the first weights (as
+    d = min(decay, (1 + t) / (10 + t)), so that early ones do not hang on the initial weights (as
     tf.train.ExponentialMovingAverage, whose own variables were seen to hang two hosts, since each
     asks for a variable's first value before all have it). Where `update` fails, the averages stay
     as they are. `start` lets the averages begin at the variables' values.
