@@ -95,7 +95,8 @@ def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, rep
     for path, pixels in zip(paths.values(), (image, label, prediction)):
         write_png(path, pixels)
     out = tmp_path / "strip.png"
-    command = [sys.executable, "-m", "utils.inference.visualise", "--height", "60", "--out", str(out)]
+    command = [sys.executable, "-m", "utils.inference.visualise",
+               "--height", "60", "--out", str(out)]
     for name, path in paths.items():
         command += [f"--{name}", path]
     subprocess.run(command, cwd=repository, check=True)

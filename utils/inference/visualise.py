@@ -1,6 +1,6 @@
 """Pictures for people: a map laid over its scene, and a confusion matrix.
 
-    python -m utils.inference.visualise --image I.png --label L.png --prediction P.png --out strip.png
+    python -m utils.inference.visualise --image I.png --label L.png --prediction P.png --out s.png
 """
 
 import argparse
