@@ -1,11 +1,14 @@
 """The pictures, by the pixels that carry their meaning."""
 
+import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from utils.classes import ClassTable, colour_map, read_classes
+from utils.inference import visualise
 from utils.inference.visualise import CELL, confusion_picture, legend, overlay, rgb_of, side_by_side
 from utils.data.scenes import read_image, write_png
 
@@ -57,6 +60,34 @@ def test_legend_shows_the_classes_and_what_is_ignored_where_it_is():
     assert colours([0, 255]) > classes | {(255, 0, 255)}
 
 
+def drawn(*names):
+    """Legend and confusion matrix of classes with these names."""
+    table = ClassTable(names, TABLE.colours[:len(names)])
+    return [legend(np.array([0]), table, 300), confusion_picture(np.eye(len(names)), table)]
+
+
+def test_names_in_chinese_are_readable_where_a_font_has_them():
+    if not shutil.which("fc-list"):
+        pytest.skip("no fontconfig to ask for a Chinese font")
+    if not subprocess.run(["fc-list", ":lang=zh"], capture_output=True, check=True).stdout:
+        pytest.skip("no Chinese font is installed (Debian: fonts-wqy-zenhei)")
+    # Boxes or '?' for characters that are not known would be the same for names of one length.
+    pictures = [drawn(name, "road") for name in ("水体", "道路", "0", "??")]
+    for first in range(4):
+        for second in range(first):
+            for one, other in zip(pictures[first], pictures[second]):
+                assert one.shape != other.shape or (one != other).any()
+
+
+def test_names_become_ids_where_no_font_has_them(tmp_path, monkeypatch):
+    (tmp_path / "damaged.ttf").write_bytes(b"not a font")
+    monkeypatch.setattr(visualise, "FONT_FOLDERS", (str(tmp_path),))
+    for shown, expected in zip(drawn("水体", "road", "道 road"), drawn("0", "road", "2")):
+        np.testing.assert_array_equal(shown, expected)
+    # Titles are whole, however narrow the names: the margin is white.
+    assert (drawn("水", "道")[1][:, :8] == 255).all()
+
+
 def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, repository):
     image, label = draw_scene(60, 90)
     prediction = np.full_like(label, 4)
@@ -64,7 +95,8 @@ def test_strip_shows_scene_label_and_map_in_this_order(tmp_path, draw_scene, rep
     for path, pixels in zip(paths.values(), (image, label, prediction)):
         write_png(path, pixels)
     out = tmp_path / "strip.png"
-    command = [sys.executable, "-m", "utils.inference.visualise", "--height", "60", "--out", str(out)]
+    command = [sys.executable, "-m", "utils.inference.visualise",
+               "--height", "60", "--out", str(out)]
     for name, path in paths.items():
         command += [f"--{name}", path]
     subprocess.run(command, cwd=repository, check=True)

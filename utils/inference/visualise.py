@@ -1,18 +1,30 @@
 """Pictures for people: a map laid over its scene, and a confusion matrix.
 
-    python -m utils.inference.visualise --image I.png --label L.png --prediction P.png --out strip.png
+    python -m utils.inference.visualise --image I.png --label L.png --prediction P.png --out s.png
 """
 
 import argparse
+import os
+import re
+from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.classes import DEFAULT_TABLE, IGNORE, IGNORE_COLOUR, colour_map, read_classes
 from utils.cli import positive, run_script
 from utils.data.scenes import read_image, read_label, write_png
 
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+# Of Linux, macOS and Windows; those that are not there are passed over.
+FONT_FOLDERS = tuple(os.path.expandvars(os.path.expanduser(folder)) for folder in (
+    "/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts",
+    "/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts",
+    "$WINDIR/Fonts", "$LOCALAPPDATA/Microsoft/Windows/Fonts"))
+# Taken only where no plain font will do.
+STYLED = re.compile("bold|italic|oblique|light|thin|black|serif|mono", re.IGNORECASE)
+TEXT_SIZE = 15
 CELL = 88
 LEGEND = 32
 TEXT_COLOUR = (40, 40, 40)
@@ -48,50 +60,73 @@ def confusion_picture(matrix, table):
     matrix: int64 [classes, classes] of `utils.metrics.confusion_matrix`. Each cell says what share
     of the label's pixels of that class it holds in per cent, and is the bluer the more.
     """
-    classes = len(table)
-    names = list(map(_ascii, table.names))
-    left = max(_text_width(name) for name in names) + 40
-    top, side = 70, classes * CELL
-    height, width = top + side + 16, left + side + 16
-    picture = np.full((height, width, 3), 255, np.uint8)
-    _write(picture, "prediction", (left + side // 2, 24))
-    _write(picture, "label (%)", (left // 2, 24))
+    names, title = _readable(table), "label (%)"
+    left = max(map(_text_width, [*names, title])) + 40
+    top, side = 70, len(table) * CELL
+    picture = Image.new("RGB", (left + side + 16, top + side + 16), "white")
+    drawing = ImageDraw.Draw(picture)
+    _write(drawing, "prediction", (left + side // 2, 24))
+    _write(drawing, title, (left // 2, 24))
     totals = matrix.sum(1)
-    for row in range(classes):
+    for row, name in enumerate(names):
         y = top + row * CELL
-        _write(picture, names[row], (left // 2, y + CELL // 2))
-        _write(picture, _shorten(names[row]), (left + row * CELL + CELL // 2, top - 18))
-        for column in range(classes):
+        _write(drawing, name, (left // 2, y + CELL // 2))
+        _write(drawing, _shorten(name), (left + row * CELL + CELL // 2, top - 18))
+        for column in range(len(table)):
             x = left + column * CELL
             share = matrix[row, column] / totals[row] if totals[row] else 0
-            colour = [round(255 - share * (255 - dark)) for dark in (8, 81, 156)]
-            cv2.rectangle(picture, (x, y), (x + CELL - 2, y + CELL - 2), colour, cv2.FILLED)
+            colour = tuple(round(255 - share * (255 - dark)) for dark in (8, 81, 156))
+            drawing.rectangle((x, y, x + CELL - 2, y + CELL - 2), colour)
             text = f"{100 * share:.1f}" if totals[row] else "-"
-            _write(picture, text, (x + CELL // 2, y + CELL // 2),
+            _write(drawing, text, (x + CELL // 2, y + CELL // 2),
                    (255, 255, 255) if share > .5 else TEXT_COLOUR)
-    return picture
+    return np.array(picture)
 
 
-def _write(picture, text, centre, colour=TEXT_COLOUR):
-    (width, height), _ = cv2.getTextSize(text, FONT, .5, 1)
-    corner = (centre[0] - width // 2, centre[1] + height // 2)
-    cv2.putText(picture, text, corner, FONT, .5, colour, 1, cv2.LINE_AA)
+def _readable(table):
+    """The name of each class on one line, or its id where no font has the name's characters."""
+    names = (" ".join(name.split()) for name in table.names)
+    return [name if _font(name, FONT_FOLDERS) else str(number) for number, name in enumerate(names)]
+
+
+@cache
+def _font(text, folders):
+    """A font that has all characters of `text`: Pillow's own, or one in `folders`; else None."""
+    own = ImageFont.load_default(TEXT_SIZE)
+    if _has(own, text):
+        return own
+    paths = [path for folder in folders for path in Path(folder).rglob("*.*")
+             if path.suffix.lower() in (".ttf", ".ttc", ".otf")]
+    for path in sorted(paths, key=lambda path: (bool(STYLED.search(path.stem)),
+                                                "sans" not in path.stem.lower(), path)):
+        try:
+            font = ImageFont.truetype(path, TEXT_SIZE)
+            if _has(font, text):
+                return font
+        except OSError:  # damaged, or of another size only
+            continue
+    return None
+
+
+def _has(font, text):
+    """Whether a font has all characters: it draws those it lacks as U+FFFF, which is none."""
+    missing = bytes(font.getmask("\uffff"))
+    return all(bytes(font.getmask(character)) != missing for character in set(text) - {" "})
+
+
+def _write(drawing, text, place, colour=TEXT_COLOUR, anchor="mm"):
+    drawing.text(place, text, colour, _font(text, FONT_FOLDERS), anchor)
 
 
 def _text_width(text):
-    return cv2.getTextSize(text, FONT, .5, 1)[0][0]
+    return round(_font(text, FONT_FOLDERS).getlength(text))
 
 
 def _shorten(name):
     """A name that fits above a cell."""
     while len(name) > 2 and _text_width(name) > CELL - 4:
-        name = name.rstrip(".")[:-1] + "."
+        name = name.rstrip(".")[:-1].rstrip() + "."
     return name
-
-
-def _ascii(name):
-    """OpenCV's fonts know ASCII only."""
-    return name.encode("ascii", "replace").decode()
 
 
 def legend(labels, table, width):
@@ -99,19 +134,17 @@ def legend(labels, table, width):
 
     labels: ids uint8, of any shape. Where 255 is among them, its colour is named too.
     """
-    entries = list(zip(map(_ascii, table.names), table.colours.tolist()))
+    entries = list(zip(_readable(table), table.colours.tolist()))
     if (labels == IGNORE).any():
         entries.append(("not labelled", IGNORE_COLOUR))
-    # Drawn three times as large and reduced: small letters of OpenCV's fonts are ragged.
-    picture = np.full((3 * LEGEND, 3 * width, 3), 255, np.uint8)
-    left, middle = 0, 3 * LEGEND // 2 + 6
+    picture = Image.new("RGB", (width, LEGEND), "white")
+    drawing = ImageDraw.Draw(picture)
+    left, middle = 1, LEGEND // 2
     for name, colour in entries:
-        corners = (left + 3, middle - 24), (left + 75, middle + 24)
-        cv2.rectangle(picture, *corners, colour, cv2.FILLED)
-        cv2.rectangle(picture, *corners, TEXT_COLOUR, 3)
-        cv2.putText(picture, name, (left + 96, middle + 18), FONT, 1.6, TEXT_COLOUR, 4, cv2.LINE_AA)
-        left += 96 + cv2.getTextSize(name, FONT, 1.6, 4)[0][0] + 72
-    return cv2.resize(picture, (width, LEGEND), interpolation=cv2.INTER_AREA)
+        drawing.rectangle((left, middle - 8, left + 24, middle + 8), tuple(colour), TEXT_COLOUR)
+        _write(drawing, name, (left + 31, middle), anchor="lm")
+        left += 31 + _text_width(name) + 24
+    return np.array(picture)
 
 
 def strip(image, label, prediction, table, height):
