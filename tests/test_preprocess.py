@@ -59,9 +59,9 @@ def test_tiles_are_exactly_their_crops_turned_as_listed(tile_set, scenes):
     assert 20 < plain < 100
 
 
-def test_validation_tiles_are_their_cells_untouched(tile_set, scenes):
+def test_validation_tiles_are_cut_untouched(tile_set, scenes):
     validation = read_list(tile_set, "validation_list.csv")
-    # 20% of 300 x 340 and of 340 x 310 are 5 cells of 64 x 64 each; a rectangle of 4 will do.
+    # 20% of 300 x 340 and of 340 x 310 are 5 tiles of 64 x 64 each; a rectangle of 4 will do.
     assert set(validation["scene"].value_counts()) <= {4, 5}
     for tile in validation.itertuples():
         assert tile.row % SIZE == 0 and tile.column % SIZE == 0 and tile.augmentations == ""
@@ -123,7 +123,7 @@ def test_rerun_replaces_the_set_and_clears_what_a_killed_run_left(small_dataset)
     assert run_preprocess(small_dataset, *FLAGS, "--tiles", 40).returncode == 0
     (small_dataset / ".partial-tiles-99" / "train" / "images").mkdir(parents=True)
     result = run_preprocess(small_dataset, "--tile_size", 300, "--tiles", 6)
-    # A scene of 300 rows is exactly one tile high; there is no cell to spare.
+    # A scene of 300 rows is exactly one tile high; there is none to spare.
     assert result.returncode == 0, result.stderr
     assert "warning: there are no validation tiles" in result.stdout
     assert read_list(small_dataset, "validation_list.csv").empty

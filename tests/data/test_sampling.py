@@ -68,9 +68,9 @@ def test_rare_class_crops_are_centred_on_their_class_and_keep_clear_of_validatio
     labels[1][0:4, 0:4] = 2                              # in a corner: the crop is moved inside
     labels[1][:, 100:] = 255
     tiles = [np.array([[64, 128]]), np.empty((0, 2), int)]
-    allowed = [allowed_corners(label.shape, cell, 64) for label, cell in zip(labels, tiles)]
+    allowed = [allowed_corners(label.shape, tile, 64) for label, tile in zip(labels, tiles)]
     corners, shares = rare_class_corners(labels, allowed, 64, random)
-    # Every crop around class 1 would touch the validation cell, so two classes are left.
+    # Every crop around class 1 would touch the validation tile, so two classes are left.
     assert len(corners) == 2
     np.testing.assert_allclose(shares[1] / shares[0], (labels[0] == 0).sum() / 16
                                + (labels[1] == 0).sum() / 16)
