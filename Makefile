@@ -21,8 +21,7 @@ MAPS := predictions/images
 
 help:
 	@echo "make demo   draw synthetic scenes, cut tiles, train, map the held-out scene, score it"
-	@echo "make ccf    check the five CCF scenes, say what the original's protocol takes, run it"
-	@echo "            (make ccf ARGS=--trial_only: only say it)"
+	@echo "make ccf    run the original's protocol on the five CCF scenes"
 	@echo "make test   run all tests"
 	@echo "make images draw the pictures of README.md again"
 	@echo "make clean  remove .venv and what make demo made"
@@ -57,16 +56,15 @@ demo: $(READY)
 	@echo "    .venv/bin/python predict.py --run first"
 
 ccf: $(READY)
-	$(RUN) -m benchmarks.ccf $(ARGS)
+	PYTHON=$(RUN) benchmarks/ccf.sh
 
 test: $(READY)
 	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
 
-# tensorboard.png is a screenshot. The two pictures of a real scene are left as they are where the
-# scene or the run is not there.
+# The diagrams are drawn by hand and tensorboard.png is a screenshot. The two pictures of a real scene
+# are left as they are where the scene or the run is not there.
 images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
 images: $(READY)
-	$(RUN) -m images.draw
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
 	$(RUN) predict.py --logs $(dir $(TRAINED)) --run $(notdir $(TRAINED)) --origin $(ORIGIN) \
 	    --test_scene $(SCENE) --out $(MAPS) --overwrite; \

@@ -24,10 +24,10 @@ from deeplab_v3 import BACKBONES, Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
 from utils.cli import (above_zero, argument_parser, non_negative, part_above_0, port, positive,
                        probability, run_script, scale, share, stop_event)
-from utils.data import tiles
 from utils.data.augment_tf import augment_online, check_crop
-from utils.data.rasters import RGB
-from utils.data.scenes import find_scenes, read_bands, read_scene
+from utils.data.input_pipeline import training_batches
+from utils.data.scenes import find_scenes, read_scene
+from utils.data.tiles import TileSet
 from utils.distributed import cluster
 from utils.distributed.devices import (check_alike, choose_devices, on_each, part_of_batch,
                                        session_on)
@@ -38,7 +38,7 @@ from utils.training import ema, losses, optimizer, pretrained
 from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, latest_checkpoints,
                                         model_variables)
 from utils.training.chief import Chief
-from utils.training.class_weights import CLASS_WEIGHTS, check_classes, read_class_weights
+from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
 from utils.training.evaluation import Evaluator
 from utils.training.run import (RunSettings, append_start, check_same_settings, check_writable,
@@ -161,22 +161,21 @@ class Graph(NamedTuple):
     probabilities: Any       # float32 [batch, height, width, classes] of it
 
 
-def build_graph(args, settings, training, devices):
+def build_graph(args, settings, tile_set, devices):
     """The Graph: batches, forward pass, loss and update, and the model in evaluation.
 
-    args: train.py's flags. settings: RunSettings. training: list of tiles. devices: Devices.
+    args: train.py's flags. settings: RunSettings. tile_set: TileSet. devices: Devices.
     """
     config = settings.model
     step = tf.train.get_or_create_global_step()
     augment = functools.partial(
         augment_online, crop_size=settings.crop_size, scale_range=args.scale_range,
         jitter=args.colour_jitter) if args.augment_online else None
-    images, labels, start_of_data = tiles.training_batches(
-        training, args.batch_size, config.num_classes, args.seed, step, devices.host,
-        devices.hosts, augment)
+    images, labels, start_of_data = training_batches(
+        tile_set, args.batch_size, args.seed, step, (devices.host, devices.hosts), augment)
     loss_options = losses.LossOptions(
-        args.loss, read_class_weights(args.class_weights, args.dataset, config.num_classes),
-        args.hard_pixels, args.label_smoothing, args.focal_gamma)
+        args.loss, class_weights(args.class_weights, tile_set), args.hard_pixels,
+        args.label_smoothing, args.focal_gamma)
     stop_asked = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
 
     def train_on_one_device():
@@ -220,15 +219,12 @@ def main():
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
     check_writable(run)
-    table = read_classes(args.classes)
-    check_classes(args.dataset, table)
-    training = tiles.read_tile_list(args.dataset)
-    validation = tiles.read_tile_list(args.dataset, tiles.VALIDATION_LIST)
-    held_out = read_held_out(args, table, training)
+    tile_set = TileSet(args.dataset, read_classes(args.classes))
+    held_out = read_held_out(args, tile_set)
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
-    settings = choose_settings(args, table, training, before)
+    settings = choose_settings(args, tile_set, before)
     weights = None
     if before:
         check_same_settings(run, settings, defaults | {"precision": FLOAT32})
@@ -243,7 +239,7 @@ def main():
 
     with session_on(devices) as session:
         tf.set_random_seed(args.seed)
-        graph = build_graph(args, settings, training, devices)
+        graph = build_graph(args, settings, tile_set, devices)
         latest = latest_checkpoints(run)
         session.run(tf.global_variables_initializer())
         step = 0
@@ -255,51 +251,51 @@ def main():
                 session, weights, args.backbone, args.pretrained)
             session.run(graph.start_of_ema)
         print(f"{run}: {told}")
-        check_alike(devices, session, graph, settings.to_json(), training)
+        check_alike(devices, session, graph, settings.to_json(), tile_set)
         chief = None
         if devices.is_chief:
             settings.write(run)
             append_start(run, step, describe_environment())
-            evaluator = Evaluator(session, graph, table, validation, held_out, settings.crop_size,
+            evaluator = Evaluator(session, graph, tile_set, held_out, settings.crop_size,
                                   args.batch_size // devices.count)
             chief = Chief(args, session, graph, run, settings, latest, evaluator)
-        return train(args, session, graph, run, training, devices, chief)
+        return train(args, session, graph, run, tile_set, devices, chief)
 
 
-def choose_settings(args, table, training, before):
+def choose_settings(args, tile_set, before):
     """The RunSettings that the flags describe. before: those of the run that is resumed, or None:
     its weights come from where they came from, whatever --pretrained says now."""
-    noted = read_bands(args.dataset)
-    tile_size = min(tiles.read_tile(next(training.itertuples()), table)[1].shape)
-    crop_size = args.crop_size or tile_size
-    check_crop(tile_size, crop_size, args.augment_online, args.scale_range)
-    recipe = recipe_of(vars(args), tiles.checksum(args.dataset))
+    crop_size = args.crop_size or tile_set.tile_size
+    check_crop(tile_set.tile_size, crop_size, args.augment_online, args.scale_range)
+    recipe = recipe_of(vars(args), tile_set.fingerprint)
     if before:
         padding = before.model.pool1_padding
         recipe["pretrained"] = before.recipe.get("pretrained")
     else:
         padding = pretrained.pool1_padding(args.pretrained, args.backbone)
     config = ModelConfig(
-        num_classes=len(table), backbone=args.backbone, output_stride=args.output_stride,
+        num_classes=len(tile_set.table), backbone=args.backbone, output_stride=args.output_stride,
         multi_grid=args.multi_grid, decoder=args.decoder, width=args.width, pool1_padding=padding,
-        in_channels=len(noted.get("bands", RGB)))
-    return RunSettings(config, table, crop_size, args.test_scene, recipe, **noted)
+        in_channels=tile_set.channels)
+    return RunSettings(config, tile_set.table, crop_size, args.test_scene, recipe,
+                       **tile_set.noted_bands)
 
 
-def read_held_out(args, table, training):
+def read_held_out(args, tile_set):
     """(image, label) of the scene that is only watched, or None where it is not there."""
-    if args.test_scene in set(training.get("scene", [])):
+    if args.test_scene in set(tile_set.training.get("scene", [])):
         print(f"warning: scene {args.test_scene} is in the training tiles, so its scores are not "
               "those of a held-out scene; give --test_scene as to preprocess.py")
     origin = args.origin or os.path.join(args.dataset, "origin")
     try:
-        return read_scene(find_scenes(origin)[args.test_scene], table, **read_bands(args.dataset))
+        return read_scene(find_scenes(origin)[args.test_scene], tile_set.table,
+                          **tile_set.noted_bands)
     except (FileNotFoundError, KeyError):
         print(f"{origin}: no labelled scene {args.test_scene}; training without watching it")
         return None
 
 
-def train(args, session, graph, run, training, devices, chief):
+def train(args, session, graph, run, tile_set, devices, chief):
     """The loop, from the graph's step to --steps. Returns the exit status.
 
     chief: what the first host does beside the steps; None on the others.
@@ -319,7 +315,7 @@ def train(args, session, graph, run, training, devices, chief):
                 values = session.run(fetches, {graph.stop_asked: asked.is_set()})
         except tf.errors.OpError as error:
             kept = chief.kept if chief else "the chief keeps its last checkpoint"
-            raise step_error(error, args, devices, training,
+            raise step_error(error, args, devices, tile_set,
                              f"at step {step + 1} of {run}; stopped, {kept}") from error
         step += 1
         # Several hosts stop after the same step: when all have heard that one was asked to.
@@ -340,7 +336,7 @@ def is_evaluated(args, step):
     return step > 0 and (step % args.test_display == 0 or step == args.steps)
 
 
-def step_error(error, args, devices, training, where):
+def step_error(error, args, devices, tile_set, where):
     """What to raise for an OpError of TensorFlow in a step. where: the end of what went wrong."""
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return MemoryError(f"{args.batch_size} tiles a step do not fit into the device's memory; "
@@ -352,7 +348,7 @@ def step_error(error, args, devices, training, where):
         return ValueError(f"another host was lost {where}; start the same command on all hosts "
                           "again, with the same --run")
     try:
-        tiles.name_faulty_tile(training, read_classes(args.classes))
+        tile_set.name_faulty_tile()
     except (ValueError, OSError) as fault:
         return fault
     return ValueError(f"TensorFlow failed {where}: {error_reason(error)}")

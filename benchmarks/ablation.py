@@ -11,22 +11,15 @@ stopped or killed, the same command goes on. --option NAME='FLAGS' adds options,
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
-import contextlib
-import glob
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 
-import pandas as pd
-import tensorflow.compat.v1 as tf
-
-from benchmarks.tables import ADVICE, read_table
+from benchmarks.shared import ADVICE, add_rows, failure, python, read_table, scalars
 from utils.cli import argument_parser, leave_on_signals, natural, positive, run_script
-from utils.files import write_text
-from utils.training.runs import NEWEST
+from utils.training.checkpoints import LATEST, checkpoint_folder
 
 BASELINE = "baseline"
 OPTIONS = {
@@ -51,12 +44,7 @@ GAINS = {"mean-IoU": "gain", "boundary F1": "F1 gain"}
 
 def final_scores(run, step):
     """{column of SCORES: value} at `step` from the event files in folder `run`; ValueError."""
-    values = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(run), "events.out.*"))):
-        with contextlib.suppress(tf.errors.DataLossError):  # where a killed run was writing
-            for event in tf.train.summary_iterator(path):
-                if event.step == step:
-                    values |= {value.tag: value.simple_value for value in event.summary.value}
+    values = {tag: steps[step][-1] for tag, steps in scalars(run).items() if step in steps}
     missing = set(SCORES.values()) - set(values)
     if missing:
         raise ValueError(f"{run}: no {', '.join(sorted(missing))} of step {step}; the data set "
@@ -65,27 +53,25 @@ def final_scores(run, step):
 
 
 def train(arguments, run, flags, seed):
-    """Runs train.py to its end, from its newest checkpoint on if it has one; its final scores.
+    """Runs train.py to its end, from its latest checkpoint on if it has one; its final scores.
 
     Its output goes to <logs>/<run>.txt. Raises ValueError with its last line where it fails.
     """
-    command = [sys.executable, "train.py", "--dataset", arguments.dataset, "--classes",
-               arguments.classes, "--test_scene", arguments.test_scene, "--logs", arguments.logs,
-               "--run", run, "--seed", str(seed), "--test_display", str(arguments.steps)]
+    command = python("train.py", "--dataset", arguments.dataset, "--classes", arguments.classes,
+                     "--test_scene", arguments.test_scene, "--logs", arguments.logs, "--run", run,
+                     "--seed", seed, "--test_display", arguments.steps, *shlex.split(flags))
     command += ["--origin", arguments.origin] if arguments.origin else []
     path = os.path.join(arguments.logs, f"{run}.txt")
     os.makedirs(arguments.logs, exist_ok=True)
-    with (open(path, "a", encoding="utf-8") as output,
-          subprocess.Popen(command + shlex.split(flags), stdout=output,
-                           stderr=output) as process):
+    with (open(path, "a+", encoding="utf-8") as output,
+          subprocess.Popen(command, stdout=output, stderr=output) as process):
         try:
             status = process.wait()
         finally:
             process.terminate()  # where this script is asked to leave: it saves and leaves too
-    if status:
-        with open(path, encoding="utf-8") as output:
-            last = "".join(output.read().strip().splitlines()[-1:])
-        raise ValueError(f"{path}: train.py ended with status {status}: {last}")
+        if status:
+            output.seek(0)
+            raise ValueError(failure(path, status, output.read()))
     return final_scores(os.path.join(arguments.logs, run), arguments.steps)
 
 
@@ -152,7 +138,9 @@ def check_flags(where, flags):
                              "script; leave it out and give its own flag")
 
 
-def main():
+def main(flags=None, train=train):
+    """flags: list of strings; None means the command line. train: what runs train.py, see `train`.
+    """
     parser = argument_parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--logs", default="logs/ablation", metavar="FOLDER", help="of the runs")
@@ -163,7 +151,7 @@ def main():
     add("--option", action="append", default=[], metavar="NAME=FLAGS",
         help="one more option, or other flags for a known one; may be repeated")
     add("--only", nargs="+", metavar="NAME", help="of all options; None means all")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(flags)
     leave_on_signals()
     options = all_options(arguments.option)
     check_flags("--common", arguments.common)
@@ -176,24 +164,24 @@ def main():
     planned = {(name, seed): f"--steps {arguments.steps} {arguments.common} {flags}".strip()
                for seed in arguments.seeds for name, flags in options.items()
                if name in (arguments.only or options)}
-    rows, failed = read_rows(arguments.out, planned), []
+    rows = read_rows(arguments.out, planned)
     finished = set(zip(rows["option"], rows["seed"]))
-    for (name, seed), flags in planned.items():
-        if (name, seed) in finished:
-            continue
-        run = f"{name}-seed{seed}"
-        print(f"{run}: {flags}", flush=True)
-        try:
-            scores = train(arguments, run, flags, seed)
-        except ValueError as error:
-            failed.append(str(error))
-            continue
-        row = pd.DataFrame([{"option": name, "seed": seed, "flags": flags} | scores])
-        rows = pd.concat([rows, row]) if len(rows) else row
-        write_text(arguments.out, rows.to_csv(index=False, lineterminator="\n"))
+
+    def scores_of(plan):
+        run = f"{plan['option']}-seed{plan['seed']}"
+        print(f"{run}: {plan['flags']}", flush=True)
+        return train(arguments, run, plan["flags"], plan["seed"])
+
+    def finish(rows):
+        run = "{option}-seed{seed}".format(**rows.iloc[-1])
         # Half a gigabyte that nobody goes on from.
-        shutil.rmtree(os.path.join(arguments.logs, run, NEWEST))
+        shutil.rmtree(checkpoint_folder(os.path.join(arguments.logs, run), LATEST))
         print(summary(rows).round(4).to_string(na_rep=""), flush=True)
+
+    rows, failed = add_rows(
+        arguments.out, rows, [dict(zip(("option", "seed", "flags"), (*key, flags)))
+                              for key, flags in planned.items() if key not in finished],
+        scores_of, finish)
     if failed:
         raise ValueError("; ".join(failed))
     print(f"{arguments.out}: all {len(planned)} runs are there")

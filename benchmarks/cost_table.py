@@ -23,18 +23,14 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
 
 import numpy as np
-import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from benchmarks.tables import ADVICE, read_table
+from benchmarks.shared import ADVICE, add_rows, call, read_table
 from deeplab_v3 import BACKBONES, ModelConfig, deeplab_v3
 from utils.cli import leave_on_signals, positive, run_script
-from utils.files import write_text
 from utils.layers import BatchNorm
 from utils.training.losses import segmentation_loss
 from utils.training.optimizer import repeatable_config, train_op, weight_decay_loss
@@ -108,12 +104,8 @@ def measure(settings):
 
 def measure_alone(settings):
     """`measure` in a process of its own; ValueError where that fails, of too little memory say."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.cost_table", "--measure",
-                           json.dumps(settings)], text=True, capture_output=True)
-    if done.returncode:
-        last = "".join(done.stderr.strip().splitlines()[-1:])
-        raise ValueError(f"{describe(settings)}: ended with status {done.returncode}: {last}")
-    return json.loads(done.stdout)
+    return json.loads(call(describe(settings), "-m benchmarks.cost_table", "--measure",
+                           json.dumps(settings)))
 
 
 def describe(settings):
@@ -152,7 +144,8 @@ def markdown(rows, planned):
     return "\n".join(lines)
 
 
-def main():
+def main(flags=None, measure_one=measure_alone):
+    """flags: list of strings; None means the command line. measure_one: see `measure_alone`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
@@ -163,7 +156,7 @@ def main():
     add("--steps", type=positive, default=5, help="timed in each process, of either kind")
     add("--rounds", type=positive, default=3)
     add("--measure", help=argparse.SUPPRESS)  # the settings that this process is to measure
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(flags)
     leave_on_signals()
     if arguments.measure:
         print(json.dumps(measure(json.loads(arguments.measure))))
@@ -172,21 +165,18 @@ def main():
                                    arguments.batch_size, arguments.steps)))
                for backbone, width in NETWORKS if backbone in arguments.backbones
                for stride in (16, 8) for decoder in (False, True)]
-    rows, failed = read_rows(arguments.out), []
+    rows = read_rows(arguments.out)
     measured = set(rows[[*SETTINGS, "round"]].itertuples(index=False, name=None))
-    for number in range(arguments.rounds):
-        for settings in planned:
-            if (*settings.values(), number) in measured:
-                continue
-            print(f"round {number}: {describe(settings)}", flush=True)
-            try:
-                cost = measure_alone(settings)
-            except ValueError as error:
-                failed.append(str(error))
-                continue
-            row = pd.DataFrame([settings | {"round": number} | cost])
-            rows = pd.concat([rows, row]) if len(rows) else row
-            write_text(arguments.out, rows.to_csv(index=False, lineterminator="\n"))
+
+    def cost_of(plan):
+        settings = {name: plan[name] for name in SETTINGS}
+        print(f"round {plan['round']}: {describe(settings)}", flush=True)
+        return measure_one(settings)
+
+    rows, failed = add_rows(
+        arguments.out, rows, [settings | {"round": number} for number in range(arguments.rounds)
+                              for settings in planned
+                              if (*settings.values(), number) not in measured], cost_of)
     print(markdown(rows, planned))
     if failed:
         raise ValueError("; ".join(failed))

@@ -5,7 +5,7 @@
 The moments are drawn from --seed, uniformly over the processor time of the run that is left alone,
 its start-up, saving and evaluating included (processor time, so that other work on the machine does
 not matter): a moment before the first step is counted from the start of a process, any other from
-the step before it. After each SIGKILL the newest checkpoint is read whole, and the same command
+the step before it. After each SIGKILL the latest checkpoint is read whole, and the same command
 starts again. Losses are read from the event files, all that were written: also those that a killed
 process wrote after its last checkpoint. Needs Linux.
 """
@@ -17,15 +17,15 @@ import glob
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from utils.training import runs
+from benchmarks.shared import call, event_files, python, read_events, scalars
 from utils.cli import argument_parser, leave_on_signals, positive, run_script
+from utils.training.checkpoints import BEST, LATEST, Checkpoints
 
 LOSS = "loss/with_weight_decay"
 TAGS = (LOSS, "loss/cross_entropy", "training/learning_rate", "validation/mean_iou",
@@ -51,8 +51,10 @@ def main():
     leave_on_signals()
     with tempfile.TemporaryDirectory(prefix="kill_and_resume-") as folder:
         data, logs = os.path.join(folder, "data"), os.path.join(folder, "logs")
-        call("-m utils.data.demo_scenes", "--out", os.path.join(data, "origin"), "--size", SCENE_SIZE)
-        call("preprocess.py", "--dataset", data, "--tiles", TILES, "--tile_size", args.tile_size)
+        call("scenes", "-m utils.data.demo_scenes", "--out", os.path.join(data, "origin"),
+             "--size", SCENE_SIZE)
+        call("tiles", "preprocess.py", "--dataset", data, "--tiles", TILES,
+             "--tile_size", args.tile_size)
         train = ("train.py", "--dataset", data, "--logs", logs, "--pretrained", "none",
                  "--multi_grid", 1, 1, 1, "--seed", args.seed, "--summary_every", 1,
                  *(part for name in ("steps", "save_every", "test_display", "batch_size")
@@ -62,22 +64,11 @@ def main():
         timeline = run_alone((*train, "--run", "whole"), whole)
         attempts = [kill_and_check(number, moment, (*train, "--run", "killed"), killed)
                     for number, moment in enumerate(draw_moments(args, timeline), start=1)]
-        call(*train, "--run", "killed")
+        call("the last start", *train, "--run", "killed")
         for sort, count in zip(("kills", "while saving", "before the first checkpoint"),
                                np.sum(attempts, axis=0)):
             print(f"{sort}: {count}")
         compare(whole, killed)
-
-
-def call(script, *arguments):
-    """Runs a script to its end; its output is shown only where it fails."""
-    done = subprocess.run(command(script, *arguments), capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{script}: status {done.returncode}: {done.stdout}{done.stderr}")
-
-
-def command(script, *arguments):
-    return [sys.executable, *script.split(), *map(str, arguments)]
 
 
 def run_alone(train, run):
@@ -114,7 +105,7 @@ def draw_moments(args, timeline):
 def started(train):
     """(process, file of all it says); it is ended in any case."""
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command(*train), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(python(*train), stdout=output, stderr=subprocess.STDOUT)
         try:
             yield process, output
         finally:
@@ -130,7 +121,8 @@ def read(output):
 def kill_and_check(number, moment, train, run):
     """Starts the run, kills it, reads its checkpoint. Three bools: was it still running, was it
     saving, had it no checkpoint yet."""
-    expected = Checkpoints(run, LATEST).find()[1] if Checkpoints(run, LATEST).exist else None
+    latest = Checkpoints(run, LATEST)
+    expected = latest.find()[1] if latest.exist else None
     began = time.time()
     with started(train) as (process, output):
         reached = None if moment[0] else 0.0
@@ -150,7 +142,7 @@ def kill_and_check(number, moment, train, run):
         if line not in said:
             raise ValueError(f"attempt {number} did not begin with {line!r}: {said}")
     saving = is_half_saved(run, began)
-    step = read_newest(run)
+    step = read_latest(run)
     place = f"step {moment[0]}" if moment[0] else "the start"
     print(f"kill {number:2}: {moment[1]:5.2f} s after {place:9} "
           f"{'no checkpoint yet' if step is None else f'checkpoint of step {step} whole'}"
@@ -167,25 +159,13 @@ def follow(process, run):
         new = [path for path in event_files(run) if path not in old]
         if new and os.path.getsize(new[0]) != size:
             size = os.path.getsize(new[0])
-            step = max([event.step for event in read_events(new[0]) if is_loss(event)], default=0)
+            step = max([event.step for event in read_events(new[:1]) if is_loss(event)], default=0)
         with contextlib.suppress(OSError), open(f"/proc/{process.pid}/stat") as file:
             # After the name in brackets: fields 14 and 15 of proc(5), user and system time.
             fields = file.read().rpartition(")")[2].split()
             seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         yield step, seconds
         time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def event_files(run):
-    return sorted(glob.glob(os.path.join(run, "events.out.*")))
-
-
-def read_events(path):
-    """All whole events of a file; a kill may have torn the last."""
-    try:
-        yield from tf.train.summary_iterator(path)
-    except tf.errors.DataLossError:
-        pass
 
 
 def is_loss(event):
@@ -206,11 +186,12 @@ def is_half_saved(run, since):
     return False
 
 
-def read_newest(run):
-    """Step of the newest checkpoint, all of whose tensors were read; None where there is none."""
-    if not Checkpoints(run, LATEST).exist:
+def read_latest(run):
+    """Step of the latest checkpoint, all of whose tensors were read; None where there is none."""
+    latest = Checkpoints(run, LATEST)
+    if not latest.exist:
         return None
-    path, step = Checkpoints(run, LATEST).find()
+    path, step = latest.find()
     reader = tf.train.load_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
@@ -219,9 +200,9 @@ def read_newest(run):
 
 def compare(whole, killed):
     """Prints how far the two runs lie apart. Raises ValueError where that is more than 1e-5."""
-    largest = 0.0
+    largest, of_whole, of_killed = 0.0, scalars(whole), scalars(killed)
     for tag in TAGS:
-        alone, often = scalars(whole, tag), scalars(killed, tag)
+        alone, often = of_whole[tag], of_killed[tag]
         if set(alone) != set(often):
             raise ValueError(f"{tag}: not the same steps: {sorted(set(alone) ^ set(often))}")
         apart = max(abs(value - alone[step][0]) for step in alone for value in often[step])
@@ -235,17 +216,6 @@ def compare(whole, killed):
     print(f"last checkpoints: {equal} of {len(names)} variables are equal bit for bit")
     if largest > 1e-5:
         raise ValueError(f"the killed run differs by {largest:g} from the one left alone")
-
-
-def scalars(run, tag):
-    """{step: [values]} of all event files of a run."""
-    values = {}
-    for path in event_files(run):
-        for event in read_events(path):
-            for value in event.summary.value:
-                if value.tag == tag:
-                    values.setdefault(event.step, []).append(value.simple_value)
-    return values
 
 
 if __name__ == "__main__":

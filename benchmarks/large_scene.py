@@ -48,11 +48,12 @@ def map_with_stand_in(path, folder):
     # Only here, since the process that measures must stay small.
     import utils.quiet  # noqa: F401  (before TensorFlow)
     import tensorflow.compat.v1 as tf
-    from utils.inference.predictor import Method, predict_classes
+    from utils.inference.predictor import predict_classes
+    from utils.inference.sliding_window import InferenceOptions
     from utils.inference.map_writer import map_paths, writing_map
     from utils.data.rasters import Image
     table = read_classes(DEFAULT_TABLE)
-    method = Method("stand-in", 0.5, "cosine", 1, False, (1.0,))
+    options = InferenceOptions(BLOCK, batch_size=16)
     with tf.Graph().as_default(), tf.Session() as session, Image(path) as image:
         images = tf.placeholder(tf.uint8, [None, BLOCK, BLOCK, 3])
         brightness = tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True) / 255
@@ -60,10 +61,10 @@ def map_with_stand_in(path, folder):
         probabilities = tf.nn.softmax(-tf.square(10 * (brightness - centres)))
         paths = map_paths(folder, "scene", is_tiff=True)
         with writing_map(paths, image, table, {}) as write, contextlib.closing(predict_classes(
-                image, lambda batch: session.run(probabilities, {images: batch}), BLOCK, 16,
-                method)) as bands:
-            for band in bands:
-                write(*band)
+                image, lambda batch: session.run(probabilities, {images: batch}),
+                options)) as strips:
+            for strip in strips:
+                write(*strip)
 
 
 def peak_of(command):

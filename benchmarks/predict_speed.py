@@ -25,31 +25,19 @@ import time
 import numpy as np
 import pandas as pd
 import rasterio
-import tensorflow.compat.v1 as tf
 
 from utils.cli import argument_parser, positive, run_script
-from utils.inference.predictor import Method, build_predictors, predict_classes
+from utils.inference.predictor import open_predictors, predict_classes
 from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, mean_iou
 from utils.data.rasters import Image
-from utils.training.checkpoints import BEST, Checkpoints, restore_model
+from utils.training.checkpoints import BEST, Checkpoints
 from utils.training.run import RunSettings, find_run
 from utils.data.scenes import choose_scenes, find_scenes, read_scene, write_png
-from utils.inference.sliding_window import window_starts
+from utils.inference.sliding_window import InferenceOptions, window_starts
 
 PRECISIONS = ("float32", "bfloat16")
-SINGLE = Method("single", 0, "none", 1, False, (1.0,))
-ROTATED = Method("rotated", 0, "none", 4, False, (1.0,))
-OURS = Method("ours", 0.5, "cosine", 4, False, (1.0,))
-
-
-@contextlib.contextmanager
-def loaded(settings, checkpoint, window, precision, methods):
-    """Gives the functions of `build_predictors` with the trained weights."""
-    with tf.Graph().as_default(), tf.Session() as session:
-        predictors = build_predictors(session, settings.model, window, precision, methods)
-        restore_model(session, checkpoint)
-        yield predictors
+SPLICED = {"overlap": 0, "blend": "none"}
 
 
 def map_like_original(path, predict, window, folder):
@@ -66,14 +54,13 @@ def map_like_original(path, predict, window, folder):
     write_png(os.path.join(folder, "original_class.png"), classes)
 
 
-def map_like_predict(path, predict, window, batch_size, method, table, folder):
+def map_like_predict(path, predict, options, table, folder):
     """(b), (c): what predict.py does with one scene. Returns the class map uint8."""
     with Image(path) as image:
         paths = map_paths(folder, "scene", is_tiff=True)
         with writing_map(paths, image, table, {}) as write:
             parts = []
-            for top, classes, probabilities in predict_classes(image, predict, window, batch_size,
-                                                               method):
+            for top, classes, probabilities in predict_classes(image, predict, options):
                 write(top, classes, probabilities)
                 parts.append(classes)
     return np.concatenate(parts)
@@ -95,24 +82,24 @@ def compare(arguments, path, size, settings, checkpoint, table, folder):
     rng = np.random.default_rng(arguments.seed)
     tile = settings.crop_size
     batch = rng.integers(0, 256, (batch_size, window, window, 3), np.uint8)
-    windows = number_of_windows(*size, window, OURS.overlap)
+    single = InferenceOptions(tile, batch_size=1, **SPLICED)
+    rotated = InferenceOptions(tile, batch_size=batch_size, rotations=4, **SPLICED)
+    ours = InferenceOptions(window, batch_size=batch_size, rotations=4)
+    windows = number_of_windows(*size, window, ours.overlap)
     ways = {}
     with contextlib.ExitStack() as stack:
         for precision in PRECISIONS:
-            single, rotated = stack.enter_context(
-                loaded(settings, checkpoint, tile, precision, [SINGLE, ROTATED]))
-            [ours] = stack.enter_context(loaded(settings, checkpoint, window, precision, [OURS]))
+            one, four, blended = stack.enter_context(open_predictors(
+                checkpoint, settings.model, precision, [single, rotated, ours]))
             ways |= {
-                ("a", precision): lambda p=single: map_like_original(path, p, tile, folder),
-                ("b", precision): lambda p=rotated: map_like_predict(
-                    path, p, tile, batch_size, ROTATED, table, folder),
-                ("c", precision): lambda p=ours: map_like_predict(
-                    path, p, window, batch_size, OURS, table, folder),
-                ("d", precision): lambda p=ours: run_graph(p, windows, batch_size, batch)}
+                ("a", precision): lambda p=one: map_like_original(path, p, tile, folder),
+                ("b", precision): lambda p=four: map_like_predict(path, p, rotated, table, folder),
+                ("c", precision): lambda p=blended: map_like_predict(path, p, ours, table, folder),
+                ("d", precision): lambda p=blended: run_graph(p, windows, batch_size, batch)}
             # The first call of each shape optimises the graph.
-            single(np.zeros((1, tile, tile, 3), np.uint8))
-            rotated(np.zeros((batch_size, tile, tile, 3), np.uint8))
-            ours(batch)
+            one(np.zeros((1, tile, tile, 3), np.uint8))
+            four(np.zeros((batch_size, tile, tile, 3), np.uint8))
+            blended(batch)
         seconds = pd.DataFrame([{way: timed(work) for way, work in ways.items()}
                                 for _ in range(arguments.rounds)])
     seconds.columns = pd.MultiIndex.from_tuples(seconds.columns)
@@ -132,17 +119,16 @@ def sweep(arguments, path, size, settings, checkpoint, table, folder, label):
     """Prints speed and mean-IoU by window, overlap and batch, without rotations, in bfloat16."""
     rows = []
     for window in arguments.windows:
-        methods = {share: Method("sweep", share, "cosine", 1, False, (1.0,))
-                   for share in dict.fromkeys((0.5, min(0.5, 128 / window)))}
-        with loaded(settings, checkpoint, window, "bfloat16", [SINGLE]) as [predict]:
+        with open_predictors(checkpoint, settings.model, "bfloat16",
+                             [InferenceOptions(window)]) as [predict]:
             for batch_size in arguments.batch_sizes:
                 # Batches of as many pixels, whatever the window.
                 windows_a_call = max(1, round(batch_size * 256**2 / window**2))
                 predict(np.zeros((windows_a_call, window, window, 3), np.uint8))
-                for share, method in methods.items():
+                for share in dict.fromkeys((0.5, min(0.5, 128 / window))):
+                    options = InferenceOptions(window, share, batch_size=windows_a_call)
                     started = time.perf_counter()
-                    classes = map_like_predict(path, predict, window, windows_a_call, method, table,
-                                               folder)
+                    classes = map_like_predict(path, predict, options, table, folder)
                     seconds = time.perf_counter() - started
                     windows = number_of_windows(*size, window, share)
                     rows.append({
@@ -164,7 +150,7 @@ def timed(work):
 def main():
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--logs", default="logs", metavar="FOLDER")
-    parser.add_argument("--run", default=None, help="name of the run; None means the newest")
+    parser.add_argument("--run", help="name of the run; by default the latest")
     parser.add_argument("--window", type=positive, default=256, help="of (c) and (d)")
     parser.add_argument("--batch_size", type=positive, default=4, help="windows per call")
     parser.add_argument("--rows", type=positive, default=1 << 30, help="of the scene, at most")

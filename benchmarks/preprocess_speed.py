@@ -2,33 +2,32 @@
 
 Run as: python -m benchmarks.preprocess_speed --origin ../shared/data/dubai --scenes 1 2 3 4
 
-original: one process; crops drawn one after the other, turned by cv2.warpAffine (three draws), then
+original: one thread; crops drawn one after the other, turned by cv2.warpAffine (three draws), then
     flip, gamma, blur, bilateral filter, Gaussian blur and noise point by point with the original's
     probabilities; image and label written by cv2.imwrite as it comes. OpenCV may use all cores.
-ours: preprocess.py's training tiles with its defaults, on --processes, from the same scenes.
+ours: preprocess.py with its defaults. Its CPU time is that for FEW tiles more, less that for FEW, so
+    that its start and reading the scenes do not count.
 
-Both begin with the scenes in memory and end with the last file written, to --out (a folder on the
-disk to measure; None means the system's temporary one). They take turns; figures are medians over
-the rounds, the ratio the median of each round's ratio. The CPU time (it counts the colour exchange
-of the scenes and the start of processes too) says more than tiles/s where the machine is not free.
+Seconds are those from a way's first file to its last. Both write to --out (a folder on the disk to measure; None means the system's temporary one). They
+take turns; figures are medians over the rounds, the ratio the median of each round's ratio. The CPU
+time says more than tiles/s where the machine is not free.
 """
 
 import os
 import resource
 import shutil
 import tempfile
-import time
-from contextlib import closing
 
 import cv2
 import numpy as np
 import pandas as pd
 
-import preprocess
+from benchmarks.shared import call
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
-from utils.data.workers import map_in_processes
+from utils.data.scenes import choose_scenes, find_scenes, read_scene
 
+FEW = 32
 SIZE = 256
 
 
@@ -62,41 +61,41 @@ def augment_like_original(image, label, random):
     return image, label
 
 
-def write_like_original(seed, folder, tiles, images, labels):
-    """Seconds for `tiles` tiles, cut, augmented and written one after the other."""
-    cv2.setNumThreads(-1)  # OpenCV's own choice
+def write_like_original(folder, tiles, images, labels, random):
+    """`tiles` tiles, cut, augmented and written one after the other."""
+    for part in ("images", "labels"):
+        os.makedirs(os.path.join(folder, part))
     images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in images]
-    random = np.random.RandomState(seed)
-    began = time.perf_counter()
     for number in range(tiles):
         scene = number * len(images) // tiles
         height, width = labels[scene].shape
         column, row = random.randint(0, width - SIZE), random.randint(0, height - SIZE)
         window = np.s_[row:row + SIZE, column:column + SIZE]
         image, label = augment_like_original(images[scene][window], labels[scene][window], random)
-        cv2.imwrite(os.path.join(folder, f"train/images/{number:05d}.png"), image)
-        cv2.imwrite(os.path.join(folder, f"train/labels/{number:05d}.png"), label)
-    return time.perf_counter() - began
+        cv2.imwrite(os.path.join(folder, f"images/{number:05d}.png"), image)
+        cv2.imwrite(os.path.join(folder, f"labels/{number:05d}.png"), label)
 
 
-def in_new_folder(work, out):
-    """(seconds, CPU seconds, megabytes written) of work(folder), which gives the seconds.
-
-    CPU seconds are those of the processes that it starts and ends.
-    """
+def cost(work, out):
+    """Array [seconds from first file to last, CPU seconds, megabytes written] of work(folder)."""
     folder = tempfile.mkdtemp(dir=out)
     try:
-        for name in preprocess.TILE_FOLDERS:
-            os.makedirs(os.path.join(folder, name))
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = work(folder)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        return seconds, used, sum(os.path.getsize(os.path.join(place, name))
-                            for place, _, names in os.walk(folder) for name in names) / 1e6
+        before = cpu_seconds()
+        work(folder)
+        used = cpu_seconds() - before
+        files = [os.stat(os.path.join(place, name))
+                 for place, _, names in os.walk(folder) for name in names if name.endswith(".png")]
+        times = [file.st_mtime for file in files]
+        return np.array([max(times) - min(times), used, sum(f.st_size for f in files) / 1e6])
     finally:
         shutil.rmtree(folder)
         os.sync()  # what one way wrote is not written out on the other's time
+
+
+def cpu_seconds():
+    """Of this process and of those that it has started and that have ended."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(
+        resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def main():
@@ -104,43 +103,43 @@ def main():
     parser.add_argument("--scenes", nargs="+", required=True, metavar="NAME")
     parser.add_argument("--tiles", type=positive, default=1500, help="a round")
     parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--processes", type=positive, default=preprocess.available_cores())
+    parser.add_argument("--processes", type=positive, default=os.cpu_count(), help="of ours")
     parser.add_argument("--out", default=None, metavar="FOLDER", help="where tiles are written")
     options = parser.parse_args()
-    args = preprocess.parse_arguments([
-        "--dataset", options.dataset, "--origin", options.origin or f"{options.dataset}/origin",
-        "--scenes", *options.scenes, "--test_scene", options.test_scene, "--classes",
-        options.classes, "--seed", str(options.seed), "--tiles", str(options.tiles),
-        "--processes", str(options.processes), "--tile_size", str(SIZE),
-        "--crops_per_scene", "equal"])
-    cv2.setNumThreads(1)
-    names, images, labels, _ = preprocess.read_training_scenes(args, read_classes(args.classes))
-    plan = preprocess.plan_crops(args, labels, [np.empty((0, 2), int)] * len(labels))
+    origin = options.origin or os.path.join(options.dataset, "origin")
+    table = read_classes(options.classes)
+    images, labels = zip(*(read_scene(scene, table) for scene in choose_scenes(
+        find_scenes(origin), options.scenes, origin)))
+    random = np.random.RandomState(options.seed)
 
     def original(folder):
-        # In a process of its own: OpenCV's threads must not run where ours are forked.
-        with closing(map_in_processes(write_like_original, [args.seed], 1,
-                                      (folder, args.tiles, images, labels))) as results:
-            return next(results)[1]
+        write_like_original(folder, options.tiles, images, labels, random)
 
-    def ours(folder):
-        began = time.perf_counter()
-        preprocess.write_training_tiles(folder, args, images, labels, plan)
-        return time.perf_counter() - began
+    def preprocess(tiles):
+        return cost(lambda folder: call(
+            "preprocess.py", "preprocess.py", "--dataset", folder, "--origin", origin, "--scenes",
+            *options.scenes, "--test_scene", options.test_scene, "--classes", options.classes,
+            "--seed", options.seed, "--tiles", tiles, "--tile_size", SIZE, "--crops_per_scene",
+            "equal", "--validation_fraction", 0, "--processes", options.processes), options.out)
 
+    def ours():
+        return preprocess(FEW + options.tiles) - preprocess(FEW) * [0, 1, 1]
+
+    ways = {"original": (options.tiles, lambda: cost(original, options.out)),
+            "ours": (FEW + options.tiles, ours)}
     rows = []
     for number in range(options.rounds):
         # Who comes first changes from round to round.
-        for work in (original, ours)[::1 - 2 * (number % 2)]:
-            seconds, used, megabytes = in_new_folder(work, options.out)
-            rows.append((number, work.__name__, args.tiles / seconds, 1000 * used / args.tiles,
+        for way in list(ways)[::1 - 2 * (number % 2)]:
+            tiles, work = ways[way]
+            seconds, used, megabytes = work()
+            rows.append((number, way, (tiles - 1) / seconds, 1000 * used / options.tiles,
                          megabytes))
     figures = ["tiles/s", "CPU ms a tile", "MB"]
     rates = pd.DataFrame(rows, columns=["round", "way", *figures])
-    table = rates.groupby("way")[figures].median()
-    print(f"scenes {', '.join(names)}: {args.tiles} tiles of {SIZE} a round, {options.rounds} "
-          f"rounds; ours on {args.processes} processes")
-    print(table.round(2).to_string())
+    print(f"scenes {', '.join(options.scenes)}: {options.tiles} tiles of {SIZE} a round, "
+          f"{options.rounds} rounds; ours on {options.processes} processes")
+    print(rates.groupby("way")[figures].median().round(2).to_string())
     by_round = rates.pivot(index="round", columns="way", values="tiles/s")
     ratio = by_round["ours"] / by_round["original"]
     print(f"ours is {ratio.median():.2f} times the original ({ratio.min():.2f} to "

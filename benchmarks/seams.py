@@ -15,19 +15,20 @@ by distance from the nearest border, against those anywhere but at borders.
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
-import tensorflow.compat.v1 as tf
-
 from utils.classes import colour_map
 from utils.cli import argument_parser, positive, progress, run_script
-from utils.inference.predictor import Method, build_predictors
+from utils.inference.predictor import open_predictors
 from utils.inference.visualise import side_by_side
-from utils.training.checkpoints import BEST, Checkpoints, restore_model
+from utils.training.checkpoints import BEST, Checkpoints
 from utils.training.run import RunSettings, find_run
 from utils.data.scenes import choose_scenes, find_scenes, read_image, write_png
-from utils.inference.sliding_window import blend_windows, window_batches, window_starts
+from utils.inference.sliding_window import (InferenceOptions, blend_windows, window_batches,
+                                            window_starts)
 
 STRIDE = 16
 # name: (overlap, blend)
@@ -46,24 +47,25 @@ def map_grids(image, predict, window, batch_size, offsets):
             for overlap in (0, 0.5):
                 if offset >= window * (1 - overlap):
                     continue
-                predicted = predict_all(part, predict, window, overlap, batch_size)
+                options = InferenceOptions(window, overlap, batch_size=batch_size)
+                predicted = predict_all(part, predict, options)
                 for way, (its_overlap, blend) in WAYS.items():
                     if its_overlap == overlap:
-                        bands = blend_windows(predicted, *part.shape[:2], (window, window),
-                                              overlap, blend)
+                        strips = blend_windows(predicted, *part.shape[:2],
+                                               replace(options, blend=blend))
                         classes = [probabilities.argmax(-1).astype(np.uint8)
-                                   for _, probabilities in bands]
+                                   for _, probabilities in strips]
                         maps[way].append((offset, np.concatenate(classes)))
             bar.update()
     return maps
 
 
-def predict_all(image, predict, window, overlap, batch_size):
+def predict_all(image, predict, options):
     """[(corners, probabilities)] of all windows; kept, since several ways of blending share it."""
     def read(top, left, height, width):
         return image[top:top + height, left:left + width]
     return [(corners, predict(images)) for corners, images in window_batches(
-        read, *image.shape[:2], (window, window), overlap, batch_size)]
+        read, *image.shape[:2], options)]
 
 
 def borders_of(length, window, overlap):
@@ -174,10 +176,8 @@ def main():
         print(f"windows of {window}, one pass each, {arguments.precision}; class changes at window "
               "borders")
     counts = {way: [] for way in WAYS}
-    with tf.Graph().as_default(), tf.Session() as session:
-        [predict] = build_predictors(session, settings.model, window, arguments.precision,
-                                     [Method("single", 0, "none", 1, False, (1.0,))])
-        restore_model(session, Checkpoints(run, BEST).find()[0])
+    with open_predictors(Checkpoints(run, BEST).find()[0], settings.model, arguments.precision,
+                         [InferenceOptions(window)]) as [predict]:
         for scene in scenes:
             image = read_image(scene.image_path)
             print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels")

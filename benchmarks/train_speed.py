@@ -30,7 +30,7 @@ import pandas as pd
 import tensorflow.compat.v1 as tf
 
 import train
-from utils.data import tiles
+from utils.data.tiles import TileSet
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
 from utils.distributed.devices import choose_devices, session_on
@@ -54,18 +54,18 @@ def build_step(stack, arguments, precision, batch=None):
 
     batch: (images, labels) to train on again and again; None means train.py's own batches.
     """
-    training = tiles.read_tile_list(arguments.dataset)
+    tile_set = TileSet(arguments.dataset, read_classes(arguments.classes))
     with train_arguments(arguments, precision), contextlib.ExitStack() as patches:
         args = train.parse_arguments()
         if batch:
             patches.enter_context(mock.patch(
-                "utils.data.tiles.training_batches",
+                "train.training_batches",
                 lambda *_, **__: (*map(tf.constant, batch), tf.no_op())))
         devices = choose_devices(None, args.batch_size)
         session = stack.enter_context(session_on(devices))
         tf.set_random_seed(args.seed)
         settings = run_settings(args, read_classes(args.classes), arguments.tile_size, None)
-        model = training_graph(args, settings["model"], training, devices, arguments.tile_size)
+        model = training_graph(args, settings["model"], tile_set, devices, arguments.tile_size)
         session.run(tf.global_variables_initializer())
         session.run(model["start_of_data"])
         operations = count_operations(session.graph) if batch else None
@@ -187,9 +187,9 @@ def main():
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--peer", metavar="PYTHON", help="one that has torch and torchvision")
     arguments = parser.parse_args()
-    table = read_classes(arguments.classes)
-    rows = tiles.read_tile_list(arguments.dataset).head(arguments.batch_size).itertuples()
-    batch = tuple(map(np.stack, zip(*(tiles.read_tile(row, table) for row in rows))))
+    tile_set = TileSet(arguments.dataset, read_classes(arguments.classes))
+    rows = tile_set.training.head(arguments.batch_size).itertuples()
+    batch = tuple(map(np.stack, zip(*map(tile_set.read_tile, rows))))
     arguments.tile_size = batch[0].shape[1]
     print(f"batches of {arguments.batch_size} tiles of {arguments.tile_size} pixels; "
           f"{arguments.rounds} rounds of {arguments.steps} steps")

@@ -9,6 +9,7 @@ import sys
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 # A shell's background job (a CI runner's, perhaps) inherits Ctrl-C as ignored, and so would the
@@ -19,9 +20,11 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 sys.path.insert(0, str(REPOSITORY))
 
+from utils.classes import ClassTable  # noqa: E402
 from utils.cli import run_script  # noqa: E402
 from utils.data.scenes import write_png  # noqa: E402
-from utils.files import write_text  # noqa: E402
+from utils.data.tiles import TRAINING_LIST, VALIDATION_LIST, encode_tile  # noqa: E402
+from utils.files import write_bytes, write_text  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +93,23 @@ def read_settings(run):
     """The plain values of a run's settings.json."""
     with open(os.path.join(run, "settings.json"), encoding="utf-8") as file:
         return json.load(file)
+
+
+def class_table(count):
+    """A ClassTable of so many classes."""
+    return ClassTable.from_settings([{"name": f"class {number}", "colour": f"#0000{number:02x}"}
+                                     for number in range(count)])
+
+
+def write_tile_set(folder, tiles):
+    """Writes (image, label) pairs as tiles; both lists in `folder` name all of them."""
+    rows = []
+    for number, (image, label) in enumerate(tiles):
+        rows.append((f"images/{number}.png", f"labels/{number}.png"))
+        write_bytes(str(folder / rows[-1][0]), encode_tile(image))
+        write_png(str(folder / rows[-1][1]), label)
+    for name in (TRAINING_LIST, VALIDATION_LIST):
+        pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / name, index=False)
 
 
 @pytest.fixture

@@ -122,13 +122,13 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     best = BestScore.read(run)
     events = read_events(run)
     scores = events["validation/mean_iou"]
-    assert best["step"] == step and best["mean_iou"] == pytest.approx(max(scores.values()))
-    assert best["held_out_mean_iou"] == pytest.approx(events["held_out/mean_iou"][step])
-    assert best["evaluated"] == STEPS
+    assert best.step == step and best.mean_iou == pytest.approx(max(scores.values()))
+    assert best.held_out_mean_iou == pytest.approx(events["held_out/mean_iou"][step])
+    assert best.evaluated == STEPS
     assert max(events["best/mean_iou"]) == step
     [start] = read_starts(run)
     assert start["step"] == 0 and "--run whole" in start["command"]
-    assert f"best mean-IoU on the validation tiles {best['mean_iou']:.4f}" in output
+    assert f"best mean-IoU on the validation tiles {best.mean_iou:.4f}" in output
 
 
 def test_training_moves_the_weights_and_the_moving_statistics(trained):
@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(d
                                                "--save_every", 1, "--test_display", 100), status=2)
     assert line.count("\n") == 1 and line.startswith("train.py: error: ")
     _, step = Checkpoints(str(logs / "diverged"), LATEST).find()
-    assert f"not finite at step {step + 1}; " in line and f"of step {step} is kept" in line
+    assert f"not finite at step {step + 1} of " in line and f"of step {step} is kept" in line
     reader = tf.train.load_checkpoint(Checkpoints(str(logs / "diverged"), LATEST).find()[0])
     assert reader.get_tensor("global_step") == step
     assert all(np.isfinite(reader.get_tensor(name)).all()
@@ -309,7 +309,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     recipe = ("--pretrained", run, *RECIPE[2:])
     output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes[7],
                      "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", *recipe)
-    assert "starting anew for another number of classes: logits/weights, logits/biases" in output
+    assert "re-initialised for another number of classes: logits/weights, logits/biases" in output
     trained = tf.train.load_checkpoint(
         Checkpoints(str(tmp_path / "logs" / "seven"), BEST).find()[0])
     assert trained.get_tensor("logits/biases").shape == (7,)

@@ -14,8 +14,9 @@ import predict
 from deeplab_v3 import ModelConfig, deeplab_v3
 from utils.classes import ClassTable, decode_colours
 from conftest import read_settings, write_settings
-from utils.training.checkpoints import (BEST, LATEST, Checkpoints, best_checkpoints,
+from utils.training.checkpoints import (Checkpoints, best_checkpoints,
                                         latest_checkpoints, restore_model)
+from utils.training.run import RunSettings
 from utils.metrics import confusion_matrix, mean_iou
 from utils.data.scenes import read_image, read_label, write_png
 
@@ -178,10 +179,11 @@ def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_sc
     assert sorted(os.listdir(tmp_path)) == ["model"]
 
 
-def test_held_out_scene_is_found(scene, tmp_path, capsys, monkeypatch):
-    def found(*arguments, **settings):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        return predict.find_scenes_to_map(predict.parse_arguments(), settings)[0]
+def test_held_out_scene_is_found(scene, tmp_path, capsys):
+    def found(*arguments, test_scene=None):
+        args = predict.parse_arguments([*map(str, arguments)])
+        settings = RunSettings(ModelConfig(3), TABLE, WINDOW, test_scene)
+        return predict.find_scenes_to_map(args, settings)[0]
 
     folder = os.path.dirname(scene[0])
     assert found("--origin", folder).image_path == scene[0]

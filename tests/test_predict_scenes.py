@@ -3,6 +3,7 @@
 The model is a stand-in whose answer is known, so that every pixel of a map can be checked.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -47,11 +48,11 @@ def call(logs, tmp_path, monkeypatch):
     """Runs predict.main with the stand-in; returns (exit status, folder of the results)."""
     models = []
 
-    def load_predictors(stack, settings, window, precision, methods, checkpoint):
+    def open_predictors(checkpoint, config, precision, all_options):
         models.append(checkpoint)
-        return [brightest for _ in methods]
+        return contextlib.nullcontext([brightest for _ in all_options])
 
-    monkeypatch.setattr(predict, "load_predictors", load_predictors)
+    monkeypatch.setattr(predict, "open_predictors", open_predictors)
     monkeypatch.setattr(predict.Checkpoints, "find", lambda self: (self.folder, 7))
 
     def run(*arguments):
@@ -284,7 +285,7 @@ def test_a_failure_half_way_leaves_no_map(call, tmp_path, monkeypatch):
             raise ValueError("the model broke")
         return brightest(windows)
 
-    monkeypatch.setattr(predict, "load_predictors", lambda *_: [failing])
+    monkeypatch.setattr(predict, "open_predictors", lambda *_: contextlib.nullcontext([failing]))
     with pytest.raises(ValueError, match="the model broke"):
         call("--image", path, "--probabilities")
     assert os.listdir(tmp_path / "out") == []
@@ -296,7 +297,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
     out = tmp_path / "out"
     script = tmp_path / "slow.py"
     script.write_text(textwrap.dedent("""
-        import sys, time
+        import contextlib, sys, time
         import numpy as np
         import predict
         from utils.cli import run_script
@@ -306,7 +307,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
             print("window", flush=True)
             return np.full((*windows.shape[:3], 3), 1 / 3, np.float32)
 
-        predict.load_predictors = lambda *_: [slow]
+        predict.open_predictors = lambda *_: contextlib.nullcontext([slow])
         predict.Checkpoints.find = lambda *_: ("", 1)
         run_script(predict.main)
     """))

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -16,17 +17,27 @@ TEST_SCENE = "5"
 def argument_parser(description):
     """A parser whose help shows every default, with the flags that all three scripts know."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        description=description, formatter_class=_HelpFormatter)
     parser.add_argument("--dataset", default="dataset",
                         help="working folder: scenes, tiles and their lists")
     parser.add_argument("--origin", default=None, metavar="FOLDER",
-                        help="folder of the labelled scenes; None means origin/ in --dataset")
+                        help="folder of the labelled scenes; by default origin/ in --dataset")
     parser.add_argument("--test_scene", default=TEST_SCENE,
                         help="name of the held-out scene, never trained on")
     parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
                         help="class table: id, name, colour")
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default but None, of which the help itself says what is done."""
+
+    def add_argument(self, action):
+        if action.default is None:
+            action = copy.copy(action)
+            action.default = argparse.SUPPRESS
+        super().add_argument(action)
 
 
 def probability(text):

@@ -1,7 +1,6 @@
 """benchmarks/ablation.py: its table, what it runs again, the scores it reads."""
 
 import os
-import sys
 
 import pandas as pd
 import pytest
@@ -23,13 +22,11 @@ def run_main(monkeypatch, tmp_path):
             trained.append((name, flags, seed))
             if name.startswith("bad"):
                 raise ValueError(f"{name}.txt: train.py ended with status 2")
-            os.makedirs(os.path.join(arguments.logs, name, "newest"))
+            os.makedirs(os.path.join(arguments.logs, name, "latest"))
             score = (.5 if "--ema" in flags else .4) + seed / 10
             return dict.fromkeys(ablation.SCORES, score)
 
-        monkeypatch.setattr(ablation, "train", train)
-        monkeypatch.setattr(sys, "argv", ["ablation", "--steps", "7", *flags])
-        ablation.main()
+        ablation.main(["--steps", "7", *flags], train)
         return trained
     return run
 
@@ -45,7 +42,7 @@ def test_finished_runs_are_not_run_again_and_seeds_come_one_after_the_other(run_
                                                 "mine-seed1"]
     assert trained[0][1].endswith("--batch_size 2 --learning_rate .1")
     assert len(pd.read_csv(tmp_path / "ablation.csv")) == 6
-    assert not any("newest" in folders for _, folders, _ in os.walk(tmp_path))
+    assert not any("latest" in folders for _, folders, _ in os.walk(tmp_path))
 
 
 def test_other_flags_under_the_same_name_are_refused(run_main):

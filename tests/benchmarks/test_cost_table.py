@@ -1,7 +1,5 @@
 """benchmarks/cost_table.py: what it counts, what it measures again, the table."""
 
-import sys
-
 import pandas as pd
 import pytest
 import tensorflow.compat.v1 as tf
@@ -40,10 +38,8 @@ def run_main(monkeypatch, tmp_path, capsys):
                 raise ValueError(f"{settings['backbone']}: ended with status -9: ")
             return COST | {"training": float(len(measured))}
 
-        monkeypatch.setattr(cost_table, "measure_alone", measure_alone)
-        monkeypatch.setattr(sys, "argv", ["cost_table", "--backbones", "resnet_v2_50", *flags])
         try:
-            cost_table.main()
+            cost_table.main(["--backbones", "resnet_v2_50", *flags], measure_alone)
         finally:
             run.printed = capsys.readouterr().out
         return measured

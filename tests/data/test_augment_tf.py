@@ -2,15 +2,15 @@
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow.compat.v1 as tf
+from conftest import class_table, write_tile_set
 from PIL import Image, ImageEnhance
 
-from utils.data import tiles
+from utils.data.input_pipeline import training_batches
+from utils.data.tiles import TileSet
 from utils.data.augment_tf import (MEAN_PIXEL, augment_online, check_crop, colour_jitter,
                                   pad, scale_and_crop, turn)
-from utils.data.scenes import write_png
 
 SIZE, CROP = 20, 16
 
@@ -174,13 +174,13 @@ def test_the_same_seed_gives_the_same_tile_and_others_another():
     assert (first[0][0] != first[1][0]).any() and (first[0][0] != first[2][0]).any()
 
 
-def read_batches(listed, first_step, steps):
+def read_batches(tile_set, first_step, steps):
     def augment(image, label, seed):
         return augment_online(image, label, seed, CROP, (0.5, 2.0), 0.2)
 
     with tf.Graph().as_default(), tf.Session() as session:
-        images, labels, start = tiles.training_batches(
-            listed, 3, 5, 4, tf.constant(first_step, tf.int64), augment=augment)
+        images, labels, start = training_batches(
+            tile_set, 3, 4, tf.constant(first_step, tf.int64), augment=augment)
         assert images.shape.as_list() == [3, CROP, CROP, 3] and images.dtype == tf.uint8
         assert labels.shape.as_list() == [3, CROP, CROP] and labels.dtype == tf.uint8
         session.run(start)
@@ -188,15 +188,10 @@ def read_batches(listed, first_step, steps):
 
 
 def test_batches_are_a_function_of_seed_and_step_and_differ_between_epochs(tmp_path):
-    rows = []
-    for number in range(6):
-        image, label = draw_tile(SIZE, number)
-        for kind, array in (("image", image), ("label", label)):
-            write_png(str(tmp_path / f"{number}_{kind}.png"), array)
-        rows.append([str(tmp_path / f"{number}_{kind}.png") for kind in ("image", "label")])
-    listed = pd.DataFrame(rows, columns=["image", "label"])
-    whole = read_batches(listed, 0, 8)                        # two batches an epoch
-    for before, after in zip(whole[3:], read_batches(listed, 3, 5)):
+    write_tile_set(tmp_path, [draw_tile(SIZE, number) for number in range(6)])
+    tile_set = TileSet(str(tmp_path), class_table(5))
+    whole = read_batches(tile_set, 0, 8)                        # two batches an epoch
+    for before, after in zip(whole[3:], read_batches(tile_set, 3, 5)):
         np.testing.assert_array_equal(before[0], after[0])
         np.testing.assert_array_equal(before[1], after[1])
     made = np.concatenate([images for images, _ in whole])

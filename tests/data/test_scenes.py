@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from utils.classes import colour_map, read_classes
-from utils.data.scenes import (BANDS, choose_scenes, encode_png, find_scenes, read_bands, read_image,
-                          read_label, read_scene, write_bands, write_png)
+from utils.data.scenes import (choose_scenes, encode_png, find_scenes, read_image, read_label,
+                               read_scene, write_png)
 
 
 @pytest.fixture(name="table", scope="module")
@@ -151,17 +151,3 @@ def test_read_scene_checks_label_and_size(small_dataset, table):
     (small_dataset / "origin" / "1_class.png").unlink()
     with pytest.raises(FileNotFoundError, match="1_class.png is missing"):
         read_scene(find_scenes(str(small_dataset / "origin"))["1"], table)
-
-
-def test_noted_bands_are_read_again_or_refused_by_file(tmp_path):
-    folder = str(tmp_path)
-    assert read_bands(folder) == {}
-    write_bands(folder, None, None)
-    assert read_bands(folder) == {}
-    write_bands(folder, [4, 1], [[0, 900], [5, 50]])
-    assert read_bands(folder) == {"bands": [4, 1], "stretch": [[0, 900], [5, 50]]}
-    for bands, stretch in ((5, None), (["red"], None), ([0, 1], None), ([4, 1], [[0, 900]]),
-                           ([4, 1], [[0, 900], [5]]), (None, [[0, 1]] * 3)):
-        write_bands(folder, bands, stretch)
-        with pytest.raises(ValueError, match=f"{BANDS}: not what preprocess.py writes"):
-            read_bands(folder)

@@ -1,177 +1,32 @@
-"""utils/data/tiles.py: order of the tiles, resuming, and tiles that can't be used."""
+"""utils/data/tiles.py: the lists and what lies beside the tiles, and what is wrong with them."""
+
+import types
 
 import numpy as np
-import pandas as pd
 import pytest
-import tensorflow.compat.v1 as tf
+from conftest import class_table, write_tile_set
 
+from utils.classes import ClassTable
 from utils.data import tiles
-from utils.classes import read_classes
-from utils.data.scenes import encode_tile, write_png
+from utils.data.tiles import BANDS, FREQUENCIES, TRAINING_LIST, TileSet, read_bands
 
-COUNT, BATCH = 7, 3
-CLASSES = 5
-
-
-@pytest.fixture
-def table(repository):
-    return read_classes(str(repository / "dataset" / "classes.csv"))
+PIXELS = np.array([700, 200, 0, 90, 10])
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """COUNT tiles of 16x16 whose red band is the tile's number, with their list."""
-    rows = []
-    for number in range(COUNT):
-        image = np.full((16, 16, 3), number, np.uint8)
-        image[..., 1] = 50
-        label = np.full((16, 16), number % CLASSES, np.uint8)
-        label[0, 0] = 255
-        write_png(str(tmp_path / "images" / f"{number}.png"), image)
-        write_png(str(tmp_path / "labels" / f"{number}.png"), label)
-        rows.append((f"images/{number}.png", f"labels/{number}.png"))
-    pd.DataFrame(rows, columns=["image", "label"]).to_csv(tmp_path / "path_list.csv", index=False)
+    """A folder of two tiles without class frequencies."""
+    write_tile_set(tmp_path, [(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))] * 2)
     return tmp_path
 
 
-def read_batches(folder, seed, first_step, steps, num_classes=CLASSES):
-    """(images, labels) of `steps` batches from `first_step` on."""
-    listed = tiles.read_tile_list(str(folder))
-    with tf.Graph().as_default(), tf.Session() as session:
-        images, labels, start = tiles.training_batches(
-            listed, BATCH, num_classes, seed, tf.constant(first_step, tf.int64))
-        assert images.shape.as_list() == [BATCH, 16, 16, 3]
-        assert labels.shape.as_list() == [BATCH, 16, 16]
-        session.run(start)
-        return [session.run((images, labels)) for _ in range(steps)]
-
-
-def numbers(batches):
-    return np.concatenate([images[:, 8, 8, 0] for images, _ in batches])
-
-
-@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
-def test_tiles_of_any_number_of_bands_come_out_as_they_went_in(tmp_path, table, bands):
-    random = np.random.default_rng(0)
-    written = random.integers(0, 256, (4, 16, 16, bands)).astype(np.uint8)
-    rows = []
-    for number, image in enumerate(written):
-        (tmp_path / f"{number}.png").write_bytes(encode_tile(image))
-        write_png(str(tmp_path / f"{number}_label.png"), np.full((16, 16), number, np.uint8))
-        rows.append((f"{number}.png", f"{number}_label.png"))
-    pd.DataFrame(rows, columns=["image", "label"]).to_csv(tmp_path / "path_list.csv", index=False)
-    listed = tiles.read_tile_list(str(tmp_path))
-    for row, image in zip(listed.itertuples(), written):
-        np.testing.assert_array_equal(tiles.read_tile(row, table, image.shape)[0], image)
-    with tf.Graph().as_default(), tf.Session() as session:
-        images, labels, start = tiles.training_batches(listed, 4, CLASSES, 0, tf.constant(0))
-        assert images.shape.as_list() == [4, 16, 16, bands]
-        session.run(start)
-        images, labels = session.run((images, labels))
-    np.testing.assert_array_equal(images, written[labels[:, 0, 0]])
-
-
-def test_a_tile_of_other_bands_than_the_first_is_named(dataset, table):
-    (dataset / "images" / "3.png").write_bytes(encode_tile(np.zeros((16, 16, 4), np.uint8)))
-    with pytest.raises(tf.errors.OpError):
-        read_batches(dataset, 0, 0, COUNT)
-    with pytest.raises(ValueError, match="images/3.png: 16 x 16 pixels of 4 .*not .* of 3"):
-        tiles.name_faulty_tile(tiles.read_tile_list(str(dataset)), table)
-
-
-def test_an_epoch_visits_each_tile_once_in_an_order_of_its_own(dataset):
-    order = numbers(read_batches(dataset, 0, 0, COUNT * 2)).reshape(-1, COUNT)  # six epochs
-    assert (np.sort(order, axis=1) == np.arange(COUNT)).all()
-    assert len({tuple(epoch) for epoch in order}) > 3
-    other = numbers(read_batches(dataset, 1, 0, COUNT * 2)).reshape(-1, COUNT)
-    assert (order != other).any()
-
-
-def test_a_label_stays_with_its_image(dataset):
-    for images, labels in read_batches(dataset, 0, 0, 5):
-        assert (labels[:, 8, 8] == images[:, 8, 8, 0] % CLASSES).all()
-        assert (labels[:, 0, 0] == 255).all()
-        assert (images[..., 1] == 50).all()  # RGB as written
-
-
-def test_batches_are_the_same_from_the_start_and_resumed(dataset):
-    whole = read_batches(dataset, 4, 0, 9)
-    for first in (1, 5):
-        for (images, labels), (images_again, labels_again) in zip(
-                whole[first:], read_batches(dataset, 4, first, 9 - first)):
-            np.testing.assert_array_equal(images, images_again)
-            np.testing.assert_array_equal(labels, labels_again)
-
-
-def truncate(folder):
-    data = (folder / "images" / "3.png").read_bytes()
-    (folder / "images" / "3.png").write_bytes(data[:len(data) // 2])
-    return "images/3.png"
-
-
-def truncate_label(folder):
-    data = (folder / "labels" / "3.png").read_bytes()
-    (folder / "labels" / "3.png").write_bytes(data[:len(data) // 2])
-    return "labels/3.png"
-
-
-def remove(folder):
-    (folder / "images" / "3.png").unlink()
-    return "images/3.png"
-
-
-def remove_label(folder):
-    (folder / "labels" / "3.png").unlink()
-    return "labels/3.png"
-
-
-def label_outside_table(folder):
-    write_png(str(folder / "labels" / "3.png"), np.full((16, 16), CLASSES, np.uint8))
-    return "labels/3.png"
-
-
-def label_of_another_size(folder):
-    write_png(str(folder / "labels" / "3.png"), np.zeros((16, 15), np.uint8))
-    return "labels/3.png"
-
-
-def label_of_another_shape(folder):
-    # As many pixels as the others have.
-    write_png(str(folder / "labels" / "3.png"), np.zeros((8, 32), np.uint8))
-    return "labels/3.png"
-
-
-def tile_of_another_size(folder):
-    write_png(str(folder / "images" / "3.png"), np.zeros((8, 8, 3), np.uint8))
-    write_png(str(folder / "labels" / "3.png"), np.zeros((8, 8), np.uint8))
-    return "images/3.png"
-
-
-def colour_mask(folder):
-    # Each of its greys is a class id, so nothing but the number of bands gives it away.
-    write_png(str(folder / "labels" / "3.png"), np.full((16, 16, 3), 0, np.uint8))
-    return "labels/3.png"
-
-
-@pytest.mark.parametrize("spoil", [
-    truncate, truncate_label, remove, remove_label, label_outside_table, label_of_another_size,
-    label_of_another_shape, tile_of_another_size, colour_mask])
-def test_a_tile_that_cannot_be_used_stops_reading_and_is_named(dataset, table, spoil):
-    name = spoil(dataset)
-    with pytest.raises(tf.errors.OpError):
-        read_batches(dataset, 0, 0, COUNT)
-    with pytest.raises((ValueError, OSError), match=name):
-        tiles.name_faulty_tile(tiles.read_tile_list(str(dataset)), table)
-
-
-def test_no_tile_is_named_where_all_can_be_used(dataset, table):
-    tiles.name_faulty_tile(tiles.read_tile_list(str(dataset)), table)
-
-
-def test_the_class_count_decides_which_labels_are_known(dataset):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        read_batches(dataset, 0, 0, COUNT, num_classes=CLASSES - 1)
-    read_batches(dataset, 0, 0, COUNT, num_classes=CLASSES + 1)
+def write_frequencies(folder, bands=(None, None)):
+    """What preprocess.py writes for training pixels PIXELS and 55 ignored ones, of no tile."""
+    counts = np.zeros(256, np.int64)
+    counts[:len(PIXELS)], counts[255] = PIXELS, 55
+    frequencies = tiles.class_frequencies(class_table(len(PIXELS)), counts, counts // 10)
+    rows = [("images/0.png", "labels/0.png", 0, 3, 4, "")]
+    tiles.write_lists(str(folder), ["1"], rows, [], frequencies, bands)
 
 
 @pytest.mark.parametrize("content, message", [
@@ -190,19 +45,76 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
-def test_a_validation_list_may_be_empty(tmp_path):
-    (tmp_path / "validation_list.csv").write_text("image,label,scene\n")
-    assert tiles.read_tile_list(str(tmp_path), tiles.VALIDATION_LIST).empty
+def test_a_tile_set_is_read_as_it_was_written(dataset):
+    write_frequencies(dataset)
+    tile_set = TileSet(str(dataset), class_table(5))
+    assert tile_set.training["scene"].tolist() == ["1"] and tile_set.validation.empty
+    assert tile_set.shape == (16, 16, 3) and tile_set.noted_bands == {}
+    np.testing.assert_array_equal(tile_set.class_pixels, PIXELS)
 
 
-@pytest.mark.parametrize("name", [tiles.TRAINING_LIST, tiles.FREQUENCIES])
-def test_the_checksum_changes_with_the_list_and_the_labels_statistics(dataset, name):
-    (dataset / tiles.FREQUENCIES).write_text("id,name,train_pixels\n0,land,100\n")
-    before = tiles.checksum(str(dataset))
-    assert tiles.checksum(str(dataset)) == before and len(before) == 16
+@pytest.mark.parametrize("name", [TRAINING_LIST, FREQUENCIES])
+def test_the_fingerprint_changes_with_the_list_and_the_class_frequencies(dataset, name):
+    assert len(TileSet(str(dataset), class_table(5)).fingerprint) == 16
+    write_frequencies(dataset)
+    before = TileSet(str(dataset), class_table(5)).fingerprint
+    assert TileSet(str(dataset), class_table(5)).fingerprint == before
     (dataset / name).write_text((dataset / name).read_text().replace("0", "1"))
-    assert tiles.checksum(str(dataset)) != before
+    assert TileSet(str(dataset), class_table(5)).fingerprint != before
 
 
-def test_tiles_without_statistics_have_a_checksum(dataset):
-    assert len(tiles.checksum(str(dataset))) == 16
+def test_the_fingerprint_is_that_of_older_runs(dataset):
+    (dataset / TRAINING_LIST).write_text("image,label\na.png,b.png\n")
+    # printf 'image,label\na.png,b.png\n' | sha256sum
+    assert TileSet(str(dataset), class_table(5)).fingerprint == "2f6ee856d834fc31"
+
+
+def test_missing_class_frequencies_are_named_where_they_are_asked_for(dataset):
+    with pytest.raises(OSError, match=f"{FREQUENCIES}: could not be read.*preprocess.py"):
+        TileSet(str(dataset), class_table(5)).class_pixels
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "not the class frequencies"), ("a,b\n1,2\n", "not the class frequencies"),
+    ("id,train_pixels\n0,x\n255,0\n", "not the class frequencies"),
+    ("id,train_pixels\n0,\n1,3\n255,0\n", "not numbers of pixels"),
+    ("id,train_pixels\n0,5\n1,3\n", "not the class frequencies"),
+    ("id,train_pixels\n0,5\n255,3\n", "not the 2 of --classes"),
+    ("id,train_pixels\n0,0\n1,0\n255,3\n", "all are 0"),
+    ("id,train_pixels\n0,-1\n1,5\n255,3\n", "not numbers of pixels")])
+def test_class_frequencies_that_do_not_fit_are_named(dataset, text, message):
+    (dataset / FREQUENCIES).write_text(text)
+    with pytest.raises(ValueError, match=f"{FREQUENCIES}: .*{message}"):
+        TileSet(str(dataset), class_table(2)).class_pixels
+
+
+def test_tiles_of_other_classes_are_refused_by_name_and_more_classes_are_not(dataset):
+    write_frequencies(dataset)
+    for count in (4, 5, 6):
+        TileSet(str(dataset), class_table(count))
+    names = class_table(5).names
+    other = ClassTable(("class 0", "ice", *names[2:]), class_table(5).colours)
+    with pytest.raises(ValueError, match=f"{FREQUENCIES}: .*1 is class 1, not ice"):
+        TileSet(str(dataset), other)
+
+
+def test_noted_bands_are_read_again_or_refused_by_file(tmp_path):
+    folder = str(tmp_path)
+    assert read_bands(folder) == {}
+    write_frequencies(tmp_path, ([4, 1], [[0, 900], [5, 50]]))
+    assert read_bands(folder) == {"bands": [4, 1], "stretch": [[0, 900], [5, 50]]}
+    for noted in ((5, None), (["red"], None), ([0, 1], None), ([4, 1], [[0, 900]]),
+                  ([4, 1], [[0, 900], [5]]), (None, [[0, 1]] * 3)):
+        write_frequencies(tmp_path, noted)
+        with pytest.raises(ValueError, match=f"{BANDS}: not what preprocess.py writes"):
+            read_bands(folder)
+
+
+def test_tiles_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    sample = [(noise, np.zeros((64, 64), np.uint8))]  # 12.3 kB and less than a block: 4 + 1 blocks
+    usage = types.SimpleNamespace(free=100 * 5 * 4096)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    tiles.check_free_space(str(tmp_path), 100, sample)
+    with pytest.raises(OSError, match="101 tiles take about 0.00207 GB there, and 0.00205 GB are"):
+        tiles.check_free_space(str(tmp_path), 101, sample)

@@ -19,20 +19,19 @@ import types
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import REPOSITORY, write_small_dataset
+from conftest import REPOSITORY, class_table, write_small_dataset, write_tile_set
 import train
 from deeplab_v3 import _dropout
 from utils import layers
-from utils.data import tiles
+from utils.data.input_pipeline import training_batches
+from utils.data.tiles import TileSet
 from utils.distributed import cluster, devices, replicas
 from utils.training import ema, losses, optimizer
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.cli import run_script
-from utils.data.scenes import write_png
 
 BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
 # Only to end a process that hangs; a busy machine may take minutes.
@@ -43,10 +42,10 @@ def take_a_step(folder, number=1, sync=True):
     """{'loss' or name: its value after the step} of `number` devices of each host."""
     chosen = devices.choose_devices(number, BATCH)
     with devices.session_on(chosen) as session:
-        listed = tiles.read_tile_list(folder)
+        tile_set = TileSet(folder, class_table(CLASSES))
         step = tf.train.get_or_create_global_step()
-        images, labels, start = tiles.training_batches(listed, BATCH, CLASSES, 5, step,
-                                                       chosen.host, chosen.hosts)
+        images, labels, start = training_batches(tile_set, BATCH, 5, step,
+                                                 (chosen.host, chosen.hosts))
         stop_asked = tf.placeholder_with_default(tf.zeros([], tf.int64), [])
         norm = layers.BatchNorm(True, 0.9, sync=sync)
 
@@ -74,14 +73,14 @@ def take_a_step(folder, number=1, sync=True):
         for variable in tf.trainable_variables():
             session.run(variable.assign(random.normal(size=variable.shape).astype(np.float32)))
         session.run(start_of_averages)
-        devices.check_alike(chosen, session, graph, {}, listed)
+        devices.check_alike(chosen, session, graph, {}, tile_set)
         session.run(start)
         # The first device alone has histograms.
         loss, *_ = session.run((graph.loss, graph.update,
                                 tf.get_collection(tf.GraphKeys.SUMMARIES)))
         names = [variable.op.name for variable in tf.global_variables()]
         values = session.run([variable.read_value() for variable in tf.global_variables()])
-        devices.check_alike(chosen, session, graph, {}, listed)
+        devices.check_alike(chosen, session, graph, {}, tile_set)
     return {"loss": loss, **dict(zip(names, values))}
 
 
@@ -122,15 +121,12 @@ def end(process, status=0):
 def steps(tmp_path_factory):
     """{'one', 'two', 'host0', 'host1', and 'apart', two without sync: take_a_step's values}."""
     folder = tmp_path_factory.mktemp("tiles")
-    random, rows = np.random.default_rng(0), []
+    random, tiles = np.random.default_rng(0), []
     for number in range(6):
         label = random.integers(0, CLASSES, (SIZE, SIZE)).astype(np.uint8)
         label[:number * 2] = 255  # each device counts another number of pixels
-        write_png(str(folder / f"{number}.png"),
-                  random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8))
-        write_png(str(folder / f"{number}_label.png"), label)
-        rows.append((f"{number}.png", f"{number}_label.png"))
-    pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / "path_list.csv", index=False)
+        tiles.append((random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8), label))
+    write_tile_set(folder, tiles)
     ports = free_ports(2)
     started = [start(__file__, "step", folder, 2, folder / "two.npz", folder / "apart.npz")]
     started += [start(__file__, "step", folder, 1, folder / f"host{index}.npz",

@@ -1,10 +1,13 @@
 """utils/training/evaluation.py with a predictor whose answer is known."""
 
+import types
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow.compat.v1 as tf
+
+from conftest import class_table, write_tile_set
 
 from utils.training import evaluation
 from utils.training.tensorboard import scalar_summary
@@ -12,6 +15,7 @@ from utils.classes import colour_map, read_classes
 from utils.metrics import confusion_matrix
 from utils.inference.visualise import confusion_picture
 from utils.data.scenes import write_png
+from utils.data.tiles import TileSet
 
 SIZE = 32
 
@@ -28,46 +32,44 @@ def predict_red(images):
 
 
 def write_tiles(folder, count, draw_scene):
-    """(list of tiles, labels, predictions): predict_red is wrong on a tenth of the pixels."""
-    random = np.random.default_rng(0)
-    rows, labels, predictions = [], [], []
+    """(TileSet, labels, predictions): predict_red is wrong on a tenth of the pixels."""
+    random, tiles = np.random.default_rng(0), []
     for number in range(count):
         image, label = draw_scene(SIZE, SIZE, seed=number)
         image[..., 0] = np.where((label == 255) | (random.random(label.shape) < .1), 3, label)
-        rows.append((str(folder / f"{number}.png"), str(folder / f"{number}_label.png")))
-        write_png(rows[-1][0], image)
-        write_png(rows[-1][1], label)
-        labels.append(label)
-        predictions.append(image[..., 0])
-    return pd.DataFrame(rows, columns=["image", "label"]), np.stack(labels), np.stack(predictions)
+        tiles.append((image, label))
+    write_tile_set(folder, tiles)
+    images, labels = map(np.stack, zip(*tiles))
+    return TileSet(str(folder), class_table(5)), labels, images[..., 0]
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])
-def test_all_tiles_count_once_and_batches_keep_one_shape(tmp_path, draw_scene, table, count):
-    listed, labels, predictions = write_tiles(tmp_path, count, draw_scene)
+def test_all_tiles_count_once_and_batches_keep_one_shape(tmp_path, draw_scene, count):
+    tile_set, labels, predictions = write_tiles(tmp_path, count, draw_scene)
     shapes = set()
 
     def predict(images):
         shapes.add(images.shape)
         return predict_red(images)
 
-    matrix = evaluation.evaluate_tiles(predict, listed, table, 4)
+    matrix = evaluation.evaluate_tiles(predict, tile_set, 4)
     np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, 5))
     assert shapes == {(4, SIZE, SIZE, 3)}
 
 
 def test_no_tiles_give_no_counts_and_no_scores(table):
-    matrix = evaluation.evaluate_tiles(None, pd.DataFrame(columns=["image", "label"]), table, 4)
+    empty = types.SimpleNamespace(table=table, validation=pd.DataFrame())
+    matrix = evaluation.evaluate_tiles(None, empty, 4)
     assert matrix.shape == (5, 5) and not matrix.any()
     assert evaluation.score_values("validation", matrix, table) == {}
 
 
-def test_a_tile_of_another_size_is_named(tmp_path, draw_scene, table):
-    listed, _, _ = write_tiles(tmp_path, 4, draw_scene)
-    write_png(str(tmp_path / "3.png"), np.zeros((8, 8, 3), np.uint8))
-    write_png(str(tmp_path / "3_label.png"), np.zeros((8, 8), np.uint8))
+def test_a_tile_of_another_size_is_named(tmp_path, draw_scene):
+    tile_set, _, _ = write_tiles(tmp_path, 4, draw_scene)
+    write_png(str(tmp_path / "images/3.png"), np.zeros((8, 8, 3), np.uint8))
+    write_png(str(tmp_path / "labels/3.png"), np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match=r"3\.png: 8 x 8 pixels of 3 band"):
-        evaluation.evaluate_tiles(predict_red, listed, table, 2)
+        evaluation.evaluate_tiles(predict_red, tile_set, 2)
 
 
 @pytest.mark.parametrize("height, width", [(96, 64), (100, 70), (20, 50)])

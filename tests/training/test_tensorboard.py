@@ -13,8 +13,8 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
-from utils.training.tensorboard import EventWriter, finished_summary, settings_summary
-from utils.training.evaluation import scalar_summary
+from utils.training.tensorboard import (EventWriter, finished_summary, scalar_summary,
+                                        settings_summary)
 
 SETTINGS = {"model": {"backbone": "resnet_v2_50", "multi_grid": [1, 2, 4]}, "tile_size": 64,
             "classes": [], "training": {"seed": 3, "learning_rate": 2e-4, "pretrained": None}}

@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import json
 import os
 from dataclasses import dataclass
 
@@ -10,12 +9,10 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
-from utils.data.rasters import RGB, Image, Label, Raster, percentile_stretch
+from utils.data.rasters import RGB, Image, Label, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
-# Beside the tiles: the bands they show, and their stretch.
-BANDS = "bands.json"
 
 
 @dataclass(frozen=True)
@@ -145,28 +142,6 @@ def common_stretch(paths, bands):
         [part[::max(1, len(part) // shortest)] for part in samples]))
 
 
-def write_bands(folder, bands, stretch):
-    """Notes in `folder` which bands its tiles show and how they were stretched; None is None."""
-    write_bytes(os.path.join(folder, BANDS), json.dumps(
-        {"bands": bands, "stretch": stretch}).encode() + b"\n")
-
-
-def read_bands(folder):
-    """What `write_bands` noted in `folder`, as a dict; empty for plain scenes of 8 bits."""
-    path = os.path.join(folder, BANDS)
-    try:
-        with open(path, encoding="utf-8") as file:
-            noted = json.load(file)
-        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
-                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
-            raise ValueError
-        return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
-
-
 def check_same_size(scene, image, label):
     """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
     if image[:2] != label[:2]:
@@ -194,30 +169,6 @@ def encode_png(pixels, photo=False):
     if not encoded:
         raise ValueError(f"an array of shape {pixels.shape} could not be encoded as PNG")
     return data.tobytes()
-
-
-def encode_tile(image):
-    """uint8 [size, size, bands] -> bytes of a PNG, without loss.
-
-    Three bands are RGB. PNG has no place for two bands or five, so any other number is grey with
-    the bands below each other: [bands * size, size].
-    """
-    if image.shape[2] != len(RGB):
-        return encode_png(np.concatenate(np.moveaxis(image, -1, 0)))
-    return encode_png(image, photo=True)
-
-
-def read_tile_image(path):
-    """uint8 [size, size, bands] of a PNG of `encode_tile`. Raises OSError, ValueError."""
-    with Raster(path) as tile:
-        size, bands = tile.width, tile.height // tile.width
-        if tile.dtype == np.uint8 and tile.bands >= len(RGB):
-            return tile.samples(0, 0, tile.height, size, RGB)
-        if tile.dtype == np.uint8 and tile.bands == 1 and tile.height == bands * size:
-            grey = tile.samples(0, 0, tile.height, size, (1,))
-            return np.moveaxis(grey.reshape(bands, size, size), 0, -1)
-        raise ValueError(f"{path}: not a tile (RGB, or bands of one size below each other, of 8 "
-                         "bits); run preprocess.py again")
 
 
 def write_png(path, pixels):

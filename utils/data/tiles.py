@@ -1,30 +1,146 @@
-"""path_list.csv -> batches of tiles. The order is a function of seed and step alone."""
+"""A tile set: what preprocess.py writes into --dataset and train.py reads. Without TensorFlow.
 
+train/images/, train/labels/, validation/images/, validation/labels/   tiles, PNG
+path_list.csv, validation_list.csv    a row a tile: its files, its crop and what was done to it
+class_frequencies.csv                 pixels of each class
+bands.json                            the bands of the scenes that tiles show, and their stretch
+"""
+
+import contextlib
+import functools
 import hashlib
+import json
 import os
+import shutil
 
 import cv2
+import numpy as np
 import pandas as pd
-import tensorflow.compat.v1 as tf
 
-from utils.training.class_weights import FREQUENCIES
 from utils.classes import IGNORE
-from utils.data.scenes import read_label, read_tile_image
+from utils.data.rasters import RGB, Raster
+from utils.data.scenes import encode_png, read_label
+from utils.files import remove_unfinished, replace_set, write_bytes
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
+FREQUENCIES, BANDS = "class_frequencies.csv", "bands.json"
+FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
+# The list that train.py starts from comes last, and so is the last to be put in place.
+LISTS = (FREQUENCIES, BANDS, VALIDATION_LIST, TRAINING_LIST)
+COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
+UNFINISHED = ".partial-tiles-"
+BLOCK = 4096  # bytes; most disks give a file whole blocks
 
 
-def read_tile_list(dataset, name=TRAINING_LIST):
-    """The list of tiles in folder `dataset`, its columns image and label made full paths.
+class TileSet:
+    """The tile set in `folder`, whose labels are of the ClassTable `table`.
+
+    training, validation: DataFrames, a row a tile, whose columns image and label are paths. All
+    else is read once, when it is first asked for. Raises OSError, ValueError naming the file.
+    """
+
+    def __init__(self, folder, table):
+        self.folder, self.table = folder, table
+        _check_class_names(folder, table)
+        self.training = read_tile_list(folder)
+        self.validation = read_tile_list(folder, VALIDATION_LIST)
+
+    @functools.cached_property
+    def shape(self):
+        """(height, width, channels) that all tiles have: those of the first."""
+        return self._read(next(self.training.itertuples()))[0].shape
+
+    @property
+    def tile_size(self):
+        """Side of a tile, pixels."""
+        return min(self.shape[:2])
+
+    @property
+    def channels(self):
+        """Number of channels of a tile's image."""
+        return self.shape[2]
+
+    @functools.cached_property
+    def noted_bands(self):
+        """{'bands': [...], 'stretch': [[low, high], ...]}, each only where it is noted."""
+        return read_bands(self.folder)
+
+    @functools.cached_property
+    def class_pixels(self):
+        """float [classes]: pixels of each class in the training tiles."""
+        path = os.path.join(self.folder, FREQUENCIES)
+        again = "run preprocess.py again, or train with --class_weights none"
+        try:
+            rows = pd.read_csv(path).set_index("id")["train_pixels"].drop(IGNORE)
+            pixels = rows.to_numpy(float)
+        except OSError as error:
+            raise OSError(f"{path}: could not be read ({error.strerror}); {again}") from None
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}: not the class frequencies of preprocess.py ({error}); "
+                             f"{again}") from None
+        if rows.index.tolist() != list(range(len(self.table))):
+            raise ValueError(f"{path}: its classes are not the {len(self.table)} of --classes; "
+                             f"{again}")
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.any()):
+            raise ValueError(f"{path}: train_pixels are not numbers of pixels, or all are 0; "
+                             f"{again}")
+        return pixels
+
+    @functools.cached_property
+    def fingerprint(self):
+        """16 hexadecimal digits that change when preprocess.py cuts other tiles into the folder.
+
+        Of the list, which tells every crop and its augmentations, and of the class frequencies
+        where they are there: reading all tiles instead would take minutes.
+        """
+        digest = hashlib.sha256()
+        for name in (TRAINING_LIST, FREQUENCIES):
+            path = os.path.join(self.folder, name)
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    digest.update(file.read())
+        return digest.hexdigest()[:16]
+
+    def read_tile(self, row):
+        """(image uint8 [size, size, channels], label uint8 [size, size]) of one row of a list.
+
+        Raises OSError, ValueError naming the file.
+        """
+        image, label = self._read(row)
+        if image.shape != self.shape:
+            raise ValueError("{}: {} x {} pixels of {} band(s), not the {} x {} of {} of the first "
+                             "tile; run preprocess.py again".format(
+                                 row.image, *image.shape, *self.shape))
+        return image, label
+
+    def _read(self, row):
+        image, label = read_tile_image(row.image), read_label(row.label, self.table)
+        if image.shape[:2] != label.shape:
+            raise ValueError(f"{row.label}: its size differs from {row.image}; "
+                             "run preprocess.py again")
+        return image, label
+
+    def name_faulty_tile(self):
+        """Raises the ValueError or OSError of the first training tile that cannot be used; returns
+        if all can. The graph only says that some tile could not be decoded; this looks which."""
+        for row in self.training.itertuples():
+            self.read_tile(row)
+            if cv2.imread(row.label, cv2.IMREAD_UNCHANGED).ndim != 2:
+                raise ValueError(f"{row.label}: a tile's label has one band of class ids; colour "
+                                 "masks go through preprocess.py")
+
+
+def read_tile_list(folder, name=TRAINING_LIST):
+    """One list of the tile set in `folder`, its columns image and label made full paths.
 
     Raises FileNotFoundError, ValueError where the list is missing, empty or not one of ours.
     """
-    path = os.path.join(dataset, name)
+    path = os.path.join(folder, name)
     try:
         tiles = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no list of tiles there; run 'python preprocess.py "
-                                f"--dataset {dataset}' first") from None
+                                f"--dataset {folder}' first") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a list of tiles ({error}); "
                          "run preprocess.py again") from None
@@ -33,104 +149,135 @@ def read_tile_list(dataset, name=TRAINING_LIST):
     if name == TRAINING_LIST and tiles.empty:
         raise ValueError(f"{path}: it names no tile; run preprocess.py again")
     for column in ("image", "label"):
-        tiles[column] = [os.path.join(dataset, file) for file in tiles[column]]
+        tiles[column] = [os.path.join(folder, file) for file in tiles[column]]
     return tiles
 
 
-def checksum(dataset):
-    """16 hexadecimal digits that change when preprocess.py cuts other tiles into `dataset`.
+def read_bands(folder):
+    """What `write_lists` noted in `folder` of bands and stretch, as a dict; empty for plain scenes
+    of 8 bits. Raises ValueError naming the file."""
+    path = os.path.join(folder, BANDS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            noted = json.load(file)
+        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
+                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
+            raise ValueError
+        return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
 
-    Of the list, which tells every crop and its augmentations, and of the labels' statistics where
-    they are: reading all tiles instead would take minutes.
+
+def _check_class_names(folder, table):
+    """Raises ValueError where the tiles were cut with other names for the ids of `table`; classes
+    that only one of them has may follow."""
+    path = os.path.join(folder, FREQUENCIES)
+    try:
+        names = pd.read_csv(path, dtype={"name": str}).set_index("id")["name"].drop(IGNORE)
+    except (OSError, KeyError, ValueError):  # `class_pixels` tells where it is needed
+        return
+    other = [f"{number} is {name}, not {table.names[number]}" for number, name in names.items()
+             if number < len(table) and name != table.names[number]]
+    if other:
+        raise ValueError(f"{path}: the tiles were cut with another class table ({other[0]}); give "
+                         "the --classes of preprocess.py, or run that again")
+
+
+@contextlib.contextmanager
+def replacing_tile_set(folder):
+    """Gives a new folder to write a tile set to, which replaces the one in `folder` if all went
+    well; else that stays as it is. Raises OSError."""
+    remove_unfinished(folder, UNFINISHED)
+    new = os.path.join(folder, f"{UNFINISHED}{os.getpid()}")
+    try:
+        for name in FOLDERS:
+            os.makedirs(os.path.join(new, name))
+        yield new
+        replace_set(folder, new, FOLDERS, LISTS)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"{folder}: the tiles could not be written ({error.strerror or error}); free "
+                      "some space, or choose fewer --tiles or another --dataset") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def check_free_space(folder, count, sample):
+    """Raises OSError where `count` tiles do not fit on the disk of `folder`.
+
+    sample: some of them, (image, label) each, from which the bytes of all are estimated.
     """
-    digest = hashlib.sha256()
-    for name in (TRAINING_LIST, FREQUENCIES):
-        path = os.path.join(dataset, name)
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
+    sizes = [sum(-(-len(data) // BLOCK) * BLOCK for data in (encode_tile(image), encode_png(label)))
+             for image, label in sample]
+    needed, free = np.mean(sizes) * count / 1e9, shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        raise OSError(f"{folder}: {count} tiles take about {needed:.3g} GB there, and {free:.3g} "
+                      "GB are free; free some space, or choose fewer --tiles or another --dataset")
 
 
-def read_tile(row, table, shape=None):
-    """(image uint8 [size, size, bands], label uint8 [size, size]) of one row of a list of tiles.
+def write_tile(folder, part, number, image, label):
+    """Writes both PNGs of a tile. part: 'train' or 'validation'. Gives their names relative to
+    `folder`, with forward slashes."""
+    names = f"{part}/images/{number:06d}.png", f"{part}/labels/{number:06d}.png"
+    for name, data in zip(names, (encode_tile(image), encode_png(label))):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+    return names
 
-    shape: the image's shape, where it must be that of other tiles. Raises OSError, ValueError
-    naming the file.
+
+def write_lists(folder, scenes, training, validation, frequencies, bands):
+    """Writes what belongs to the tiles in `folder`.
+
+    training, validation: rows of COLUMNS, whose scene is an index of the names `scenes`.
+    frequencies: of `class_frequencies`. bands: the numbers of the bands that the tiles show and
+    their stretch, each None for plain scenes of 8 bits.
     """
-    image, label = read_tile_image(row.image), read_label(row.label, table)
-    if image.shape != (shape or image.shape):
-        raise ValueError("{}: {} x {} pixels of {} band(s), not the {} x {} of {} of the first "
-                         "tile; run preprocess.py again".format(row.image, *image.shape, *shape))
-    if image.shape[:2] != label.shape:
-        raise ValueError(f"{row.label}: its size differs from {row.image}; run preprocess.py again")
-    return image, label
+    for name, rows in ((TRAINING_LIST, training), (VALIDATION_LIST, validation)):
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        frame["scene"] = [scenes[index] for index in frame["scene"]]
+        frame.to_csv(os.path.join(folder, name), index=False, lineterminator="\n")
+    frequencies.to_csv(os.path.join(folder, FREQUENCIES), index=False, lineterminator="\n",
+                       float_format="%.6f")
+    write_bytes(os.path.join(folder, BANDS), json.dumps(
+        dict(zip(("bands", "stretch"), bands))).encode() + b"\n")
 
 
-def training_batches(tiles, batch_size, num_classes, seed, first_step, host=0, hosts=1,
-                     augment=None):
-    """Tensors (images uint8 [batch, size, size, bands], labels uint8 [batch, size, size]).
+def class_frequencies(table, training, validation):
+    """A row a class and one for ignore; frequencies are shares of the pixels not ignored.
 
-    Every epoch visits each tile once in an order drawn from `seed` and the epoch's number; batch
-    `step` is the same whether the run began at 0 or resumed at `first_step`, an int64 tensor that
-    is read when the returned initializer runs. Of several hosts (which `batch_size` must be
-    divisible by) each reads its own part of the same batch. augment: function of an image, its
-    label and a seed (int64 [2]: `seed` and the tile's position in the stream) to another image and
-    label. Returns (images, labels, initializer).
+    training, validation: pixels by label value, int [256].
     """
-    share = batch_size // hosts
-    count = len(tiles)
-    images, labels = tf.constant(tiles["image"].values), tf.constant(tiles["label"].values)
-    shape = read_tile_image(tiles["image"].iloc[0]).shape
-
-    def paths(number):
-        position = number // share * batch_size + host * share + number % share
-        epoch, place = position // count, position % count
-        key = tf.stack([tf.constant(seed, tf.int64), epoch])
-        place = tf.random.experimental.index_shuffle(place, key, tf.constant(count - 1, tf.int64))
-        return tf.gather(images, place), tf.gather(labels, place), position
-
-    def decode(image_path, label_path, position):
-        image = decode_tile_image(tf.io.read_file(image_path), shape[2])
-        # With as many bands as it has: a colour mask would be turned to greys, not to ids.
-        label = tf.io.decode_png(tf.io.read_file(label_path))
-        # On a GPU the loss of a label outside the table is a silent NaN: tensorflow#8484.
-        known = tf.reduce_all((label < num_classes) | tf.equal(label, IGNORE))
-        sized = tf.reduce_all(tf.equal(tf.shape(image), shape)) & tf.reduce_all(
-            tf.equal(tf.shape(label), (*shape[:2], 1)))
-        checks = [tf.Assert(known & sized, [label_path])]
-        with tf.control_dependencies(checks):
-            image, label = tf.ensure_shape(image, shape), tf.reshape(label, shape[:2])
-        if augment is None:
-            return image, label
-        return augment(image, label, tf.stack([tf.constant(seed, tf.int64), position]))
-
-    first = tf.cast(first_step, tf.int64) * share
-    batches = (tf.data.Dataset.range(first, tf.int64.max)
-               .map(paths)
-               .map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-               .batch(share, drop_remainder=True)
-               .prefetch(tf.data.AUTOTUNE))
-    iterator = tf.data.make_initializable_iterator(batches)
-    return (*iterator.get_next(), iterator.initializer)
+    frame = pd.DataFrame({"id": [*range(len(table)), IGNORE], "name": [*table.names, "ignore"]})
+    for part, pixels in (("train", training), ("validation", validation)):
+        counts = pixels[frame["id"]]
+        share = counts / max(counts[:-1].sum(), 1)
+        frame[f"{part}_pixels"] = counts
+        frame[f"{part}_frequency"] = [*share[:-1], np.nan]
+    return frame
 
 
-def decode_tile_image(data, bands):
-    """Bytes of a tile's PNG -> uint8 [size, size, bands], as utils.data.scenes.read_tile_image."""
-    if bands == 3:
-        return tf.io.decode_png(data, 3)
-    return tf.stack(tf.split(tf.io.decode_png(data, 1)[..., 0], bands), axis=-1)
+def encode_tile(image):
+    """uint8 [size, size, channels] -> bytes of a PNG, without loss.
 
-
-def name_faulty_tile(tiles, table):
-    """Raises the ValueError or OSError of the first tile that can't be used; returns if all can.
-
-    The graph only says that some tile could not be decoded; this looks which.
+    Three channels are RGB. PNG has no place for two channels or five, so any other number is grey
+    with the channels below each other: [channels * size, size].
     """
-    shape = None
-    for row in tiles.itertuples():
-        image, _ = read_tile(row, table, shape)
-        shape = shape or image.shape
-        if cv2.imread(row.label, cv2.IMREAD_UNCHANGED).ndim != 2:
-            raise ValueError(f"{row.label}: a tile's label has one band of class ids; colour masks "
-                             "go through preprocess.py")
+    if image.shape[2] != len(RGB):
+        return encode_png(np.concatenate(np.moveaxis(image, -1, 0)))
+    return encode_png(image, photo=True)
+
+
+def read_tile_image(path):
+    """uint8 [size, size, channels] of a PNG of `encode_tile`. Raises OSError, ValueError."""
+    with Raster(path) as tile:
+        size, channels = tile.width, tile.height // tile.width
+        if tile.dtype == np.uint8 and tile.bands >= len(RGB):
+            return tile.samples(0, 0, tile.height, size, RGB)
+        if tile.dtype == np.uint8 and tile.bands == 1 and tile.height == channels * size:
+            grey = tile.samples(0, 0, tile.height, size, (1,))
+            return np.moveaxis(grey.reshape(channels, size, size), 0, -1)
+        raise ValueError(f"{path}: not a tile (RGB, or bands of one size below each other, of 8 "
+                         "bits); run preprocess.py again")

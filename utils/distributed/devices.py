@@ -117,7 +117,7 @@ def part_of_batch(devices, *tensors):
     return [tf.split(tensor, local)[number] if local > 1 else tensor for tensor in tensors]
 
 
-def check_alike(devices, session, graph, settings, tiles):
+def check_alike(devices, session, graph, settings, tile_set):
     """Raises ValueError on some host unless all start from the same settings, tiles and variables.
 
     settings: plain values. graph: train.py's Graph, whose placeholder stop_asked takes an int64 and whose stops_asked is
@@ -127,7 +127,7 @@ def check_alike(devices, session, graph, settings, tiles):
         return
     values = session.run([variable.read_value() for variable in tf.global_variables()])
     checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
-    for part in ["\n".join(tiles["image"]).encode(), *(value.tobytes() for value in values)]:
+    for part in ["\n".join(tile_set.training["image"]).encode(), *(value.tobytes() for value in values)]:
         checksum = zlib.crc32(part, checksum)
     all_sum = session.run(graph.stops_asked, {graph.stop_asked: checksum})
     if all_sum != checksum * devices.count:

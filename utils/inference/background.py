@@ -1,8 +1,7 @@
 """Work done ahead in a thread of its own, so that reading, the graph and writing overlap."""
 
-import contextlib
-import queue
-import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 
 def in_background(items, depth=2):
@@ -11,34 +10,14 @@ def in_background(items, depth=2):
     An error in `items` is raised here. Closing this generator ends the thread and closes `items`;
     use contextlib.closing where what `items` reads from is closed afterwards.
     """
-    made, ended = queue.Queue(depth), threading.Event()
-
-    def make():
+    end = object()
+    with ThreadPoolExecutor(1) as executor:
+        ahead = deque(executor.submit(next, items, end) for _ in range(depth + 1))
         try:
-            for item in items:
-                made.put((item, None))
-                if ended.is_set():
-                    return
-            made.put((None, StopIteration()))
-        except BaseException as error:
-            made.put((None, error))
+            while (item := ahead.popleft().result()) is not end:
+                ahead.append(executor.submit(next, items, end))
+                yield item
         finally:
-            items.close()
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = made.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item
-    finally:
-        ended.set()
-        # A thread that waits for room in the queue must find some, or it would never end.
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                made.get_nowait()
-            thread.join(.01)
+            for future in ahead:
+                future.cancel()
+            executor.submit(items.close)

@@ -1,4 +1,4 @@
-"""The files of a mapped scene, written band by band: class map, probabilities, pictures."""
+"""The files of a mapped scene, written strip by strip: class map, probabilities, pictures."""
 
 import contextlib
 import math
@@ -34,6 +34,30 @@ def map_paths(folder, name, is_tiff, probabilities=False, scores=False):
     if scores:
         endings |= {"confusion": "confusion.png", "scores": "scores.csv"}
     return {key: os.path.join(folder, f"{name}_{ending}") for key, ending in endings.items()}
+
+
+def input_tags(image):
+    """How the scene's samples became the model's input, for the map's file."""
+    tags = {"bands": " ".join(map(str, image.chosen_bands))}
+    if image.stretch is not None:
+        tags["stretch"] = ", ".join(f"{low:g} {high:g}" for low, high in image.stretch)
+    return tags
+
+
+def check_output_folder(folder, scenes):
+    """Fails now rather than after the work; and never lets a map replace a scene's label."""
+    inputs = {os.path.realpath(os.path.dirname(path)) for scene in scenes
+              for path in (scene.image_path, scene.label_path) if path}
+    if os.path.realpath(folder) in inputs:
+        raise ValueError(f"{folder}: a scene or its label is in that folder, and the label could "
+                         "be replaced by the map; choose another folder with --out")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: could not be made ({error.strerror}); choose another folder with "
+                      "--out") from None
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder}: not writable; choose another folder with --out")
 
 
 @contextlib.contextmanager

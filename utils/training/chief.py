@@ -26,7 +26,7 @@ class Chief:
         # What an attempt left that never came to a checkpoint may be of other settings.
         self._best = (BestScore.read(run) if step else None) or BestScore()
         self._writer = EventWriter(run, step + 1, None if step else session.graph)
-        self._writer.add_summary(settings_summary(settings), step)
+        self._writer.add_summary(settings_summary(settings.to_json()), step)
         self._bar = progress(args.steps, "step", "training", initial=step)
         self._images, self._seconds, self._began = 0, 0.0, time.perf_counter()
 

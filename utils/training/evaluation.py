@@ -8,8 +8,7 @@ from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_
                            mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.data.scenes import encode_png
-from utils.inference.sliding_window import predict_bands
-from utils.data.tiles import read_tile
+from utils.inference.sliding_window import InferenceOptions, predict_strips
 from utils.training.tensorboard import scalar_summary
 
 PICTURES = 4
@@ -18,13 +17,13 @@ PICTURES = 4
 class Evaluator:
     """Scores the model on validation tiles and, where there is one, on the held-out scene.
 
-    graph: train.py's Graph. validation: list of tiles. held_out: (image, label) or None.
+    graph: train.py's Graph. tile_set: TileSet. held_out: (image, label) or None.
     window, batch_size: pixels and number of the windows in a call.
     """
 
-    def __init__(self, session, graph, table, validation, held_out, window, batch_size):
+    def __init__(self, session, graph, tile_set, held_out, window, batch_size):
         self._predict = lambda images: session.run(graph.probabilities, {graph.evaluated: images})
-        self._table, self._validation, self._held_out = table, validation, held_out
+        self._tile_set, self._held_out = tile_set, held_out
         self._window, self._batch_size = window, batch_size
 
     def evaluate(self, step, writer):
@@ -33,10 +32,10 @@ class Evaluator:
         Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
         None where there are none.
         """
-        table = self._table
-        matrix = evaluate_tiles(self._predict, self._validation, table, self._batch_size)
+        table = self._tile_set.table
+        matrix = evaluate_tiles(self._predict, self._tile_set, self._batch_size)
         values = score_values("validation", matrix, table)
-        if self._validation.size:
+        if len(self._tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
         if self._held_out:
             image, label = self._held_out
@@ -55,21 +54,20 @@ class Evaluator:
                 "held_out_mean_iou": values.get("held_out/mean_iou")}
 
 
-def evaluate_tiles(predict, validation, table, batch_size):
-    """Confusion matrix over the tiles of the list `validation`.
+def evaluate_tiles(predict, tile_set, batch_size):
+    """Confusion matrix over the validation tiles of the TileSet.
 
-    predict: function from uint8 [batch_size, size, size, bands] to probabilities [..., classes].
+    predict: function from uint8 [batch_size, size, size, channels] to probabilities [..., classes].
     """
-    matrix = np.zeros((len(table), len(table)), np.int64)
-    rows = list(validation.itertuples())
-    shape = read_tile(rows[0], table)[0].shape if rows else None
+    classes = len(tile_set.table)
+    matrix = np.zeros((classes, classes), np.int64)
+    rows = list(tile_set.validation.itertuples())
     for first in range(0, len(rows), batch_size):
-        images, labels = zip(*(read_tile(row, table, shape)
-                               for row in rows[first:first + batch_size]))
+        images, labels = zip(*map(tile_set.read_tile, rows[first:first + batch_size]))
         # One batch shape, so that the graph is optimised once.
         filled = images + (images[0],) * (batch_size - len(images))
         predicted = predict(np.stack(filled))[:len(images)].argmax(-1).astype(np.uint8)
-        matrix += confusion_matrix(np.stack(labels), predicted, len(table))
+        matrix += confusion_matrix(np.stack(labels), predicted, classes)
     return matrix
 
 
@@ -81,9 +79,10 @@ def map_scene(predict, image, window, batch_size):
     def read(top, left, height, width):
         return image[top:top + height, left:left + width]
 
-    bands = predict_bands(read, *image.shape[:2], predict, (window, window), overlap=0,
-                          batch_size=batch_size, blend="none")
-    return np.concatenate([probabilities.argmax(-1).astype(np.uint8) for _, probabilities in bands])
+    strips = predict_strips(read, *image.shape[:2], predict, InferenceOptions(
+        window, overlap=0, blend="none", batch_size=batch_size))
+    return np.concatenate([probabilities.argmax(-1).astype(np.uint8)
+                           for _, probabilities in strips])
 
 
 def score_values(group, matrix, table):

@@ -65,13 +65,12 @@ def scalar_summary(values):
 
 
 def settings_summary(settings):
-    """tf.Summary that puts the RunSettings of a run into the HPARAMS tab.
+    """tf.Summary that puts the settings of a run, plain values, into the HPARAMS tab.
 
     Written at each start of the run: TensorBoard takes the folder for one session, and the latest
     scalars in it for its scores.
     """
-    stated = settings.to_json()
-    values = stated["model"] | stated["training"] | {"tile_size": settings.crop_size}
+    values = settings["model"] | settings["training"] | {"tile_size": settings["tile_size"]}
     return hparams.session_start_pb({
         name: value if isinstance(value, (bool, int, float)) else str(value)
         for name, value in values.items()})

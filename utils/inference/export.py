@@ -1,0 +1,41 @@
+"""A trained run as a SavedModel."""
+
+import os
+import shutil
+
+import tensorflow.compat.v1 as tf
+
+from utils.files import replacing
+from utils.inference.predictor import probabilities_of
+from utils.training.checkpoints import error_reason, restore_model
+
+
+def export_model(folder, checkpoint, settings, precision):
+    """Writes the run's model as a SavedModel to `folder`, which must not exist or be empty.
+
+    Its signature serving_default takes `images`, uint8 [batch, height, width, channels] of any size,
+    RGB unless the run was trained on other bands, and gives `probabilities`, float32 [batch,
+    height, width, classes]. The run's settings lie beside it: the class table, and where the tiles
+    were cut with --bands the scenes' band numbers in the order of the last axis (`bands`) and, for
+    samples of other than 8 bits, the limits that became 0 and 255 (`stretch`). Raises OSError and
+    ValueError.
+    """
+    folder = os.path.normpath(folder)
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise ValueError(f"{folder}: there is something already; export to a new folder")
+    with tf.Graph().as_default(), tf.Session() as session:
+        images = tf.placeholder(tf.uint8, [None, None, None, settings.model.in_channels], "images")
+        probabilities = probabilities_of(settings.model, precision)(images)
+        restore_model(session, checkpoint)
+        with replacing(folder) as temporary:
+            try:
+                tf.saved_model.simple_save(session, temporary, {"images": images},
+                                           {"probabilities": probabilities})
+                settings.write(temporary)
+            except BaseException as error:
+                shutil.rmtree(temporary, ignore_errors=True)
+                if not isinstance(error, tf.errors.OpError):
+                    raise
+                raise OSError(f"{folder}: the model could not be written "
+                              f"({error_reason(error)}); free some space or choose another folder"
+                              ) from None
