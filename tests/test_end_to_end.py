@@ -18,22 +18,19 @@ import rasterio
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from conftest import REPOSITORY, draw_scene, write_small_dataset
 import train
-from conftest import read_settings
-from utils.training.checkpoints import BEST, LATEST, Checkpoints
-from utils.training.run import BestScore, read_starts
+from conftest import REPOSITORY, draw_scene, read_settings, write_small_dataset
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.data.rasters import Image
 from utils.data.scenes import write_png
+from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.run import BestScore, read_starts
 
 STEPS = 6
 TILE, CROP = 64, 48
 # A checkpoint of the whole network is half a gigabyte; an eighth of its width takes every path too.
 RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1", "1", "--width",
           "0.125", "--summary_every", "1", "--seed", "3")
-
-
 # Only to end a process that hangs; a busy machine may take minutes.
 TIMEOUT = 1500
 
@@ -56,10 +53,15 @@ def read_events(run):
     for path in sorted(glob.glob(os.path.join(run, "events.out.*"))):
         for event in tf.train.summary_iterator(path):
             for value in event.summary.value:
-                kind = value.WhichOneof("value")
-                content = getattr(value, kind)
+                content = getattr(value, value.WhichOneof("value"))
                 values.setdefault(value.tag, {})[event.step] = content
     return values
+
+
+def read_checkpoint(run, which=LATEST):
+    """(reader of the run's latest or best checkpoint, its step)."""
+    path, step = Checkpoints(str(run), which).find()
+    return tf.train.load_checkpoint(path), step
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +92,6 @@ def trained(dataset, logs):
     return str(logs / "whole"), output
 
 
-@pytest.fixture(scope="module")
-def interrupted(dataset, logs):
-    """(run folder, exit status, screen output) of a run that SIGINT met before its first save."""
-    flags = training_flags(dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100)
-    lines = []
-    with subprocess.Popen(command("train.py", *flags), cwd=REPOSITORY, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("step 2:"):
-                process.send_signal(signal.SIGINT)
-    return str(logs / "interrupted"), process.returncode, "".join(lines)
-
-
 def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     run, output = trained
     settings = read_settings(run)
@@ -112,17 +100,13 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     assert settings["classes"] == table.to_settings()
     assert settings["tile_size"] == CROP
     assert settings["training"]["seed"] == 3 and settings["training"]["pretrained"] == "none"
-    path, step = Checkpoints(run, LATEST).find()
-    assert step == STEPS
-    newest = dict(tf.train.list_variables(path))
-    assert "resnet_v2_50/postnorm/moving_mean" in newest
-    assert any(name.endswith("weights/Adam") for name in newest)
-    path, step = Checkpoints(run, BEST).find()
-    assert not [name for name, _ in tf.train.list_variables(path) if "Adam" in name]
-    best = BestScore.read(run)
-    events = read_events(run)
-    scores = events["validation/mean_iou"]
-    assert best.step == step and best.mean_iou == pytest.approx(max(scores.values()))
+    latest = read_checkpoint(run)[0].get_variable_to_shape_map()
+    assert any(name.endswith("weights/Adam") for name in latest)
+    reader, step = read_checkpoint(run, BEST)
+    assert not [name for name in reader.get_variable_to_shape_map() if "Adam" in name]
+    best, events = BestScore.read(run), read_events(run)
+    assert best.step == step
+    assert best.mean_iou == pytest.approx(max(events["validation/mean_iou"].values()))
     assert best.held_out_mean_iou == pytest.approx(events["held_out/mean_iou"][step])
     assert best.evaluated == STEPS
     assert max(events["best/mean_iou"]) == step
@@ -132,8 +116,8 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
 
 
 def test_training_moves_the_weights_and_the_moving_statistics(trained):
-    reader = tf.train.load_checkpoint(Checkpoints(trained[0], LATEST).find()[0])
-    assert reader.get_tensor("global_step") == STEPS
+    reader, step = read_checkpoint(trained[0])
+    assert reader.get_tensor("global_step") == step == STEPS
     assert (reader.get_tensor("resnet_v2_50/postnorm/moving_mean") != 0).any()
     assert (reader.get_tensor("resnet_v2_50/postnorm/gamma") != 1).any()
 
@@ -149,14 +133,14 @@ def test_tensorboard_is_shown_what_was_promised(trained):
     rates = [values["training/learning_rate"][s] for s in sorted(every_step)]
     # 60% and 80% of 6 steps are 4 and 5: after so many steps the rate is divided.
     np.testing.assert_allclose(rates, [2e-4] * 4 + [2e-5, 2e-6], rtol=1e-5)
+    for tag in ("validation/mean_iou", "validation/accuracy", "held_out/mean_iou",
+                "held_out/accuracy", "held_out/boundary_f1"):
+        assert set(values[tag]) == evaluated
+        assert all(0 <= value <= 1 for value in values[tag].values())
     for group in ("validation", "held_out"):
-        for tag in (f"{group}/mean_iou", f"{group}/accuracy"):
-            assert set(values[tag]) == evaluated
-            assert all(0 <= value <= 1 for value in values[tag].values())
+        assert set(values[f"confusion_matrix/{group}"]) == evaluated
         assert {tag for tag in values if tag.startswith(f"{group}_iou/")} == {
             f"{group}_iou/{name}" for name in read_classes(str(REPOSITORY / DEFAULT_TABLE)).names}
-    assert set(values["held_out/boundary_f1"]) == evaluated
-    assert all(0 <= value <= 1 for value in values["held_out/boundary_f1"].values())
     pictures = {tag: shown for tag, shown in values.items() if tag.startswith("held_out/row_")}
     assert len(pictures) == 4
     for shown in pictures.values():
@@ -164,20 +148,25 @@ def test_tensorboard_is_shown_what_was_promised(trained):
         picture = cv2.imdecode(np.frombuffer(shown[6].encoded_image_string, np.uint8), 1)
         assert picture.shape == (shown[6].height, shown[6].width, 3)
         assert picture.shape[0] == CROP and picture.shape[1] >= 3 * CROP
-    assert all(set(values[f"confusion_matrix/{name}"]) == evaluated
-               for name in ("validation", "held_out"))
     for group in ("weights", "gradients"):
         assert set(values[f"{group}/resnet_v2_50/conv1/weights"]) == evaluated
         assert values[f"{group}/resnet_v2_50/conv1/weights"][6].num == 7 * 7 * 3 * 8
 
 
-def test_ctrl_c_saves_and_leaves(interrupted):
-    run, status, output = interrupted
-    assert status == 130, output
-    _, step = Checkpoints(run, LATEST).find()
+def test_ctrl_c_saves_and_leaves(dataset, logs):
+    """Before its first save."""
+    flags = training_flags(dataset, logs, "interrupted", "--test_display", 2, "--save_every", 100)
+    output = ""
+    with subprocess.Popen(command("train.py", *flags), cwd=REPOSITORY, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            output += line
+            if line.startswith("step 2:"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, output
+    _, step = read_checkpoint(logs / "interrupted")
     assert 2 <= step < STEPS
-    assert f"stopped and saved at step {step}" in output
-    assert "Traceback" not in output
+    assert f"stopped and saved at step {step}" in output and "Traceback" not in output
 
 
 def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
@@ -186,11 +175,9 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     It was killed after it had saved step 3 and before it evaluated it.
     """
     run = str(logs / "resumed")
-    shutil.copytree(trained[0], run,
-                    ignore=shutil.ignore_patterns("events.*", "step-6*", BEST))
-    state = os.path.join(run, LATEST, "checkpoint")
-    with open(state, "w", encoding="utf-8") as file:
-        file.write('model_checkpoint_path: "step-3"\nall_model_checkpoint_paths: "step-3"\n')
+    shutil.copytree(trained[0], run, ignore=shutil.ignore_patterns("events.*", "step-6*", BEST))
+    (logs / "resumed" / LATEST / "checkpoint").write_text(
+        'model_checkpoint_path: "step-3"\nall_model_checkpoint_paths: "step-3"\n')
     # --pretrained is left out: a checkpoint takes precedence over it.
     flags = list(training_flags(dataset, logs, "resumed"))
     del flags[flags.index("--pretrained"):flags.index("--pretrained") + 2]
@@ -198,12 +185,9 @@ def test_a_resumed_run_goes_on_as_if_never_interrupted(trained, dataset, logs):
     assert "resumed at step 3" in output
     assert read_settings(run) == read_settings(trained[0])
     whole, resumed = read_events(trained[0]), read_events(run)
-    losses = resumed["loss/cross_entropy"]
-    assert set(losses) == {4, 5, 6}
-    for s in losses:
-        assert losses[s] == whole["loss/cross_entropy"][s]
-        assert resumed["training/learning_rate"][s] == whole["training/learning_rate"][s]
-    assert Checkpoints(run, LATEST).find()[1] == STEPS
+    for tag in ("loss/cross_entropy", "training/learning_rate"):
+        assert resumed[tag] == {step: whole[tag][step] for step in (4, 5, 6)}
+    assert read_checkpoint(run)[1] == STEPS
     for tag in ("validation/mean_iou", "held_out/mean_iou", "best/mean_iou"):
         assert resumed[tag] == whole[tag]
     assert BestScore.read(run) == BestScore.read(trained[0])
@@ -236,9 +220,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(d
     _, line = call("train.py", *training_flags(dataset, logs, "diverged", "--learning_rate", "1e30",
                                                "--save_every", 1, "--test_display", 100), status=2)
     assert line.count("\n") == 1 and line.startswith("train.py: error: ")
-    _, step = Checkpoints(str(logs / "diverged"), LATEST).find()
+    reader, step = read_checkpoint(logs / "diverged")
     assert f"not finite at step {step + 1} of " in line and f"of step {step} is kept" in line
-    reader = tf.train.load_checkpoint(Checkpoints(str(logs / "diverged"), LATEST).find()[0])
     assert reader.get_tensor("global_step") == step
     assert all(np.isfinite(reader.get_tensor(name)).all()
                for name in reader.get_variable_to_shape_map())
@@ -285,7 +268,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     assert [row["name"] for row in settings["classes"]] == ["c0", "c1", "c2"]
     assert np.isfinite(list(read_events(run)["loss/dice_cross_entropy"].values())).all()
     for which in (LATEST, BEST):
-        weights = tf.train.load_checkpoint(Checkpoints(run, which).find()[0])
+        weights, _ = read_checkpoint(run, which)
         types = weights.get_variable_to_dtype_map()
         assert {kind for name, kind in types.items() if name != "global_step"} == {tf.float32}
         assert weights.get_tensor("logits/weights").shape[-1] == 3
@@ -306,20 +289,16 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     with rasterio.open(tmp_path / "out" / "5_class.tif") as scene:
         assert (scene.read(1)[:64, :64] == probabilities[0].argmax(-1)).mean() > .999
 
-    recipe = ("--pretrained", run, *RECIPE[2:])
     output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes[7],
-                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", *recipe)
+                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder",
+                     "--pretrained", run, *RECIPE[2:])
     assert "re-initialised for another number of classes: logits/weights, logits/biases" in output
-    trained = tf.train.load_checkpoint(
-        Checkpoints(str(tmp_path / "logs" / "seven"), BEST).find()[0])
+    trained, _ = read_checkpoint(tmp_path / "logs" / "seven", BEST)
     assert trained.get_tensor("logits/biases").shape == (7,)
-    for name in weights.get_variable_to_shape_map():
-        if name.startswith("logits/"):
-            continue
+    for name in {*weights.get_variable_to_shape_map()} - {"logits/weights", "logits/biases"}:
         change = np.abs(trained.get_tensor(name) - weights.get_tensor(name)).max()
         if name.startswith("resnet_v2_50/") and not name.endswith(("/weights", "/biases")):
             assert change == 0, name
-        else:  # Adam's first step is the learning rate: 2e-4, a tenth of it in the backbone
-            if "/moving_" not in name:
-                rate = 2e-5 if name.startswith("resnet_v2_50/") else 2e-4
-                assert change == pytest.approx(rate, rel=.05), name
+        elif "/moving_" not in name:  # Adam's first step is the learning rate: 2e-4, a tenth of it
+            rate = 2e-5 if name.startswith("resnet_v2_50/") else 2e-4  # in the backbone
+            assert change == pytest.approx(rate, rel=.05), name
