@@ -277,7 +277,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
         assert weights.get_tensor("decoder/decoder_conv0/weights").shape == (3, 3, 304, 256)
 
     call("predict.py", *logs, "--image", tmp_path / "5.tif", "--label", tmp_path / "5_class.png",
-         "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0)
+         "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0, "--precision", "float32")
     scores = pd.read_csv(tmp_path / "out" / "5_scores.csv", index_col="class")
     assert scores.index.tolist() == ["c0", "c1", "c2", "all"]
     output, _ = call("predict.py", *logs, "--export", tmp_path / "exported")

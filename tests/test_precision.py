@@ -125,14 +125,20 @@ def test_maps_are_made_as_the_run_was_trained_or_by_trial(settings, tiny, chosen
     assert len(chosen) == trials
 
 
-def test_only_the_machine_of_the_last_start_counts_as_the_run_s(tmp_path):
-    run = str(tmp_path)
-    assert not predict.is_trained_here(run)
+def test_only_the_machine_of_the_last_start_counts_as_the_run_s(settings, tmp_path):
+    settings.recipe["precision"] = BFLOAT16
+    options = types.SimpleNamespace(window=32, batch_size=1)
+
+    def choose(asked=AUTO):
+        return predict.choose_precision(types.SimpleNamespace(precision=asked), str(tmp_path),
+                                        settings, options, 32 * 32)
+
+    assert choose() == FLOAT32
     here = predict.machine()
-    runs.append_start(run, 0, here | {"time": "now"})
-    assert predict.is_trained_here(run)
-    runs.append_start(run, 5, here | {"cpu": "another"})
-    assert not predict.is_trained_here(run)
+    runs.append_start(str(tmp_path), 0, here | {"time": "now"})
+    assert choose() == BFLOAT16 and choose(FLOAT32) == FLOAT32
+    runs.append_start(str(tmp_path), 5, here | {"cpu": "another"})
+    assert choose() == FLOAT32 and choose(BFLOAT16) == BFLOAT16
 
 
 class Reached(Exception):
@@ -143,17 +149,15 @@ class Reached(Exception):
 def start(settings, tiny, chosen, tmp_path, monkeypatch):
     """start(*flags): the precisions, of flags and of settings, with which train.main begins."""
     monkeypatch.setattr(train, "choose_devices", lambda *_: Devices(config=repeatable_config()))
-    tiles = types.SimpleNamespace(read_tile_list=lambda *_: {}, VALIDATION_LIST="")
-    monkeypatch.setattr(train, "tiles", tiles)
-    monkeypatch.setattr(train, "check_classes", lambda *_: None)
+    monkeypatch.setattr(train, "TileSet", lambda *_: None)
     monkeypatch.setattr(train, "read_held_out", lambda *_: None)
     run, began = tmp_path / "run", []
 
-    def choose_settings(args, table, training, before):
+    def choose_settings(args, tile_set, before):
         recipe = runs.recipe_of(vars(args), "checksum")
-        return runs.RunSettings(settings.model, table, 32, "5", recipe)
+        return runs.RunSettings(settings.model, settings.classes, 32, "5", recipe)
 
-    def build_graph(args, settings, training, devices):
+    def build_graph(args, settings, tile_set, devices):
         settings.write(str(run))
         (run / "latest").mkdir(exist_ok=True)
         (run / "latest" / "checkpoint").touch()
