@@ -40,76 +40,34 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         super().add_argument(action)
 
 
-def probability(text):
-    """argparse type: a float in [0, 1]."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+def number(kind, low=None, high=None, above=None, below=None):
+    """An argparse type: an int or a finite float (`kind`) within these limits."""
+    def parse(text):
+        try:
+            value = kind(text)
+            fits = ((low is None or value >= low) and (high is None or value <= high)
+                    and (above is None or value > above) and (below is None or value < below)
+                    and -LARGEST < value < LARGEST)
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not a {'whole ' if kind is int else ''}number"
+                + (f" from {low}" if low is not None else f" above {above}")
+                + (f" to {high}" if high is not None else
+                   f" to below {below}" if below is not None else
+                   " to below 2^63" if kind is int else ""))
+        return value
+    return parse
 
 
-def non_negative(text):
-    """argparse type: a finite float from 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number from 0")
-    return value
-
-
-def natural(text):
-    """argparse type: a whole number from 0 that TensorFlow's 64 bits hold."""
-    value = int(text)
-    if not 0 <= value < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 2^63")
-    return value
-
-
-def positive(text):
-    """argparse type: a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def share(text):
-    """argparse type: a float in [0, 1)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to below 1")
-    return value
-
-
-def part_above_0(text):
-    """argparse type: a float in (0, 1]."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from above 0 to 1")
-    return value
-
-
-def scale(text):
-    """argparse type: a float that pictures may be enlarged or reduced by."""
-    value = float(text)
-    if not 0.1 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 10")
-    return value
-
-
-def above_zero(text):
-    """argparse type: a finite float above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def port(text):
-    """argparse type: the number of a port that needs no rights."""
-    value = int(text)
-    if not 1024 <= value < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1024 to 65535")
-    return value
+LARGEST = 1 << 63  # what TensorFlow's whole numbers hold
+positive, natural = number(int, low=1), number(int, low=0)
+non_negative, above_zero = number(float, low=0), number(float, above=0)
+probability, share = number(float, 0, 1), number(float, low=0, below=1)
+part_above_0 = number(float, above=0, high=1)
+scale = number(float, 0.1, 10)  # what pictures may be enlarged or reduced by
+port = number(int, 1024, 65535)  # those that need no rights
 
 
 def part_of(text):

@@ -17,9 +17,8 @@ import numpy as np
 # from the environment, since rasterio's own settings hold for one thread only.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 import rasterio  # noqa: E402
-from rasterio._err import CPLE_BaseError  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError  # noqa: E402
+from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
 from utils.classes import check_labels, decode_colours  # noqa: E402
@@ -29,14 +28,17 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", NotGeoreferencedWarning)
 
-# Not all that GDAL raises is an OSError.
-GDAL_ERRORS = (RasterioIOError, CPLE_BaseError)
 TIFF = (".tif", ".tiff")
 RGB = (1, 2, 3)
 # A stretch takes these percentiles of each band to black and white.
 STRETCH_PERCENTILES = (2, 98)
 # ... estimated from about so many pixels a side of the scene.
 SAMPLED_SIDE = 1024
+
+
+def is_gdal_error(error):
+    """Whether rasterio raised it. Not all that it raises of GDAL's has a public name."""
+    return type(error).__module__.split(".")[0] == "rasterio"
 
 
 class Raster:
@@ -136,7 +138,9 @@ class Raster:
         try:
             with rasterio.Env():
                 yield
-        except GDAL_ERRORS:
+        except Exception as error:
+            if not is_gdal_error(error):
+                raise
             raise _broken(self.path) from None
 
 

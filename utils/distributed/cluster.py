@@ -1,7 +1,6 @@
 """Several hosts: who they are (TF_CONFIG or Slurm), this one's server, and a host that is lost."""
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -47,39 +46,29 @@ def find_cluster(slurm_port=None):
     """The Cluster of Slurm's variables where a port is given, else of TF_CONFIG; None without."""
     if slurm_port:
         return slurm_cluster(slurm_port)
-    text = os.environ.get("TF_CONFIG")
-    return read_tf_config(text) if text else None
+    return read_tf_config() if os.environ.get("TF_CONFIG") else None
 
 
-def read_tf_config(text):
-    """The Cluster that TF_CONFIG describes. Raises ValueError saying what is wrong with it."""
-    def wrong(what):
-        return ValueError(f"TF_CONFIG: {what}; it should look like {EXAMPLE}")
+def read_tf_config():
+    """The Cluster that TF_CONFIG describes, by TensorFlow's own resolver. Raises ValueError.
 
+    The resolver lets through what would end in a hang: jobs without a chief's part, an index beyond
+    the list, one address twice, what is no address.
+    """
     try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise wrong(f"not JSON ({error})") from None
-    jobs = config.get("cluster") if isinstance(config, dict) else None
-    task = config.get("task") if isinstance(config, dict) else None
-    if not isinstance(jobs, dict) or not jobs or not isinstance(task, dict):
-        raise wrong("it needs a cluster and a task")
-    for job, addresses in jobs.items():
-        if job not in ("chief", "worker"):
-            raise wrong(f"job {job!r} of the cluster is neither chief nor worker")
-        if not isinstance(addresses, list) or not addresses or not all(map(is_address, addresses)):
-            raise wrong(f"{job} is not a list of host:port")
-    if len(jobs.get("chief", [])) > 1:
-        raise wrong("there is more than one chief")
-    job, index = task.get("type"), task.get("index")
-    if not isinstance(job, str) or job not in jobs:
-        raise wrong(f"the task's type {job!r} is not in the cluster ({', '.join(jobs)})")
-    if type(index) is not int or not 0 <= index < len(jobs[job]):
-        raise wrong(f"the task's index {index!r} is not from 0 to {len(jobs[job]) - 1}, "
-                    f"the cluster's {job}s")
-    cluster = Cluster(jobs, (job, index))
-    if len(set(cluster.addresses)) < len(cluster.addresses):
-        raise wrong("an address is there twice")
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        jobs = resolver.cluster_spec().as_dict()
+        cluster = Cluster(jobs, (resolver.task_type, resolver.task_id))
+        fits = (set(jobs) <= {"chief", "worker"} and len(jobs.get("chief", [])) <= 1
+                and resolver.task_id in range(len(jobs[resolver.task_type]))
+                and all(map(is_address, cluster.addresses))
+                and len(set(cluster.addresses)) == len(cluster.addresses))
+        reason = "" if fits else f" ({jobs}, {cluster.task})"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fits, reason = False, f" ({error})"
+    if not fits:
+        raise ValueError(f"TF_CONFIG: no cluster of one chief at most and workers, host:port each, "
+                         f"with a task of it{reason}; it should look like {EXAMPLE}")
     return cluster
 
 

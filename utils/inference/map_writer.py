@@ -13,7 +13,7 @@ from utils.classes import IGNORE, IGNORE_COLOUR, colour_map
 from utils.files import replacing
 from utils.inference.visualise import overlay, rgb_of
 from utils.quiet import without_stderr
-from utils.data.rasters import GDAL_ERRORS
+from utils.data.rasters import is_gdal_error
 from utils.data.scenes import write_png
 
 BLOCK = 256
@@ -151,7 +151,9 @@ def _writing_geotiff(path, height, width, bands, georeference, tags, table=None,
             finally:
                 with without_stderr():
                     dataset.close()
-        except GDAL_ERRORS as error:
+        except Exception as error:
+            if not is_gdal_error(error):
+                raise
             # GDAL does not say why, and its file is still there to fill the disk.
             is_full = shutil.disk_usage(os.path.dirname(temporary) or ".").free < FULL_DISK
             raise OSError(f"{path}: could not be written "

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.training import download
 from utils.training.checkpoints import BEST, LATEST, Checkpoints, model_variables
+from utils.training.download import fetch_checkpoint
 from utils.training.run import SETTINGS, RunSettings, is_run
 
 SLIM, KERAS = "slim", "keras"
@@ -20,10 +20,9 @@ EXPECTED = ("--pretrained is none, imagenet, Keras's .h5 of a ResNet-v2, the pre
             "folder of a run of train.py")
 # The backbones that Keras has too; their pool1 pads as the origin of the weights.
 KERAS_MODELS = {"resnet_v2_50": "ResNet50V2", "resnet_v2_101": "ResNet101V2"}
-# ImageNet checkpoints of deeplab's model zoo (research/deeplab/g3doc/model_zoo.md), and their
-# SHA-256; None where none is published and none was known here: see `download`.
-MODEL_ZOO = {"xception_65": (
-    "https://download.tensorflow.org/models/deeplabv3_xception_2018_01_04.tar.gz", None)}
+# ImageNet checkpoints of deeplab's model zoo (research/deeplab/g3doc/model_zoo.md).
+MODEL_ZOO = {
+    "xception_65": "https://download.tensorflow.org/models/deeplabv3_xception_2018_01_04.tar.gz"}
 AVERAGE = "/ExponentialMovingAverage"
 # Of an optimizer and an average; a zoo's checkpoint has three times as many of them as weights.
 SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", AVERAGE)
@@ -200,11 +199,10 @@ def _without_slots(weights):
 
 def _model_zoo(backbone):
     """Path prefix of the ImageNet checkpoint of `backbone`, kept where Keras keeps its own."""
-    url, sha256 = MODEL_ZOO[backbone]
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     folder = os.path.join(home, "models", f"{backbone}_imagenet")
     try:
-        return download.fetch_checkpoint(url, folder, sha256)
+        return fetch_checkpoint(MODEL_ZOO[backbone], folder)
     except OSError as error:
         raise OSError(f"imagenet: {error}; or fetch and unpack it where there is a network and "
                       "pass the path of its model.ckpt, or use --pretrained none") from error
