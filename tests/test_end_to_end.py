@@ -31,8 +31,7 @@ TILE, CROP = 64, 48
 # A checkpoint of the whole network is half a gigabyte; an eighth of its width takes every path too.
 RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1", "1", "--width",
           "0.125", "--summary_every", "1", "--seed", "3")
-# Only to end a process that hangs; a busy machine may take minutes.
-TIMEOUT = 1500
+TIMEOUT = 1500  # only to end a process that hangs; a busy machine may take minutes
 
 
 def command(script, *arguments):
@@ -105,11 +104,9 @@ def test_a_run_leaves_settings_and_both_checkpoints(trained, dataset):
     reader, step = read_checkpoint(run, BEST)
     assert not [name for name in reader.get_variable_to_shape_map() if "Adam" in name]
     best, events = BestScore.read(run), read_events(run)
-    assert best.step == step
+    assert best.step == step == max(events["best/mean_iou"]) and best.evaluated == STEPS
     assert best.mean_iou == pytest.approx(max(events["validation/mean_iou"].values()))
     assert best.held_out_mean_iou == pytest.approx(events["held_out/mean_iou"][step])
-    assert best.evaluated == STEPS
-    assert max(events["best/mean_iou"]) == step
     [start] = read_starts(run)
     assert start["step"] == 0 and "--run whole" in start["command"]
     assert f"best mean-IoU on the validation tiles {best.mean_iou:.4f}" in output
@@ -146,8 +143,7 @@ def test_tensorboard_is_shown_what_was_promised(trained):
     for shown in pictures.values():
         assert set(shown) == evaluated
         picture = cv2.imdecode(np.frombuffer(shown[6].encoded_image_string, np.uint8), 1)
-        assert picture.shape == (shown[6].height, shown[6].width, 3)
-        assert picture.shape[0] == CROP and picture.shape[1] >= 3 * CROP
+        assert picture.shape == (CROP, shown[6].width, 3) and picture.shape[1] >= 3 * CROP
     for group in ("weights", "gradients"):
         assert set(values[f"{group}/resnet_v2_50/conv1/weights"]) == evaluated
         assert values[f"{group}/resnet_v2_50/conv1/weights"][6].num == 7 * 7 * 3 * 8
@@ -245,12 +241,11 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
         path.write_text("id,name,colour\n" + "".join(f"{i},c{i},#0000{i}0\n" for i in range(count)))
     for name in ("1", "5"):
         image, label = draw_scene(150, 170, num_classes=3, seed=int(name))
+        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
         samples = np.concatenate([image, image[..., :1] // 2], axis=-1).astype(np.uint16) * 9
-        (tmp_path / "origin").mkdir(exist_ok=True)
         with rasterio.open(tmp_path / "origin" / f"{name}.tif", "w", driver="GTiff", count=4,
                            height=150, width=170, dtype="uint16") as scene:
             scene.write(np.moveaxis(samples, -1, 0))
-        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
     call("preprocess.py", "--dataset", tmp_path, "--classes", classes[3], "--tiles", 4,
          "--tile_size", 64, "--bands", 4, 3, 2, 1, "--validation_fraction", 0)
     for name in ("5.tif", "5_class.png"):
