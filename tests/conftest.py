@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -110,6 +111,33 @@ def write_tile_set(folder, tiles):
         write_png(str(folder / rows[-1][1]), label)
     for name in (TRAINING_LIST, VALIDATION_LIST):
         pd.DataFrame(rows, columns=["image", "label"]).to_csv(folder / name, index=False)
+
+
+def one_line_error(path):
+    """The message of the ValueError that reading `path` ends with; it names the file."""
+    from utils.training.pretrained import read_pretrained  # not all tests wait for TensorFlow
+    with pytest.raises(ValueError) as error:
+        read_pretrained(path)
+    assert str(error.value).startswith(path + ": ")
+    assert len(str(error.value)) < len(path) + 500
+    return str(error.value)
+
+
+def free_ports(count):
+    """Numbers of ports of this machine that nobody uses."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def tf_config(ports, index):
+    """TF_CONFIG of worker `index` of those on these ports of this machine."""
+    return json.dumps({"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+                       "task": {"type": "worker", "index": index}})
 
 
 @pytest.fixture

@@ -3,79 +3,20 @@
 The model is a stand-in whose answer is known, so that every pixel of a map can be checked.
 """
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
 
-import predict
+from predict_stand_in import (  # noqa: F401  (fixtures)
+    TABLE, WINDOW, call, logs, samples_of, write_geotiff)
 from utils.inference import map_writer
 from conftest import read_settings, write_settings
-from utils.classes import IGNORE_COLOUR, ClassTable, decode_colours
+from utils.classes import IGNORE_COLOUR, decode_colours
 from utils.data.rasters import Image
 from utils.data.scenes import read_image, read_label, write_png
-
-TABLE = ClassTable(("red", "green", "blue"),
-                   np.array([[200, 0, 0], [0, 160, 0], [0, 0, 190]], np.uint8))
-WINDOW = 64
-
-
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory):
-    """A folder of runs with one run, 'stand-in', that has settings and an empty checkpoint."""
-    folder = tmp_path_factory.mktemp("logs")
-    write_settings(str(folder / "stand-in"), {
-        "model": {"num_classes": 3}, "classes": TABLE.to_settings(), "tile_size": WINDOW})
-    return folder
-
-
-def brightest(windows):
-    """The stand-in: a pixel's class is its brightest band, its probabilities their shares."""
-    values = windows.astype(np.float32) + 1
-    return values / values.sum(-1, keepdims=True)
-
-
-@pytest.fixture
-def call(logs, tmp_path, monkeypatch):
-    """Runs predict.main with the stand-in; returns (exit status, folder of the results)."""
-    models = []
-
-    def open_predictors(checkpoint, config, precision, all_options):
-        models.append(checkpoint)
-        return contextlib.nullcontext([brightest for _ in all_options])
-
-    monkeypatch.setattr(predict, "open_predictors", open_predictors)
-    monkeypatch.setattr(predict.Checkpoints, "find", lambda self: (self.folder, 7))
-
-    def run(*arguments):
-        out = tmp_path / "out"
-        monkeypatch.setattr(sys, "argv", ["predict.py", "--logs", str(logs), "--run", "stand-in",
-                                          "--out", str(out),
-                                          *map(str, arguments)])
-        return predict.main(), out
-    run.models = models
-    return run
-
-
-def _samples(height, width, bands=3, seed=0, dtype=np.uint8, high=256):
-    return np.random.default_rng(seed).integers(1, high, (bands, height, width)).astype(dtype)
-
-
-def _write(path, samples, **settings):
-    bands, height, width = samples.shape
-    os.makedirs(path.parent, exist_ok=True)
-    with rasterio.open(path, "w", driver="GTiff", count=bands, height=height, width=width,
-                       dtype=samples.dtype, **settings) as dataset:
-        dataset.write(samples)
-    return str(path)
 
 
 def _expected(path, nodata=None, bands=(1, 2, 3)):
@@ -88,12 +29,12 @@ def _expected(path, nodata=None, bands=(1, 2, 3)):
 
 
 def test_geotiff_in_is_geotiff_out(call, tmp_path):
-    samples = _samples(300, 700)
+    samples = samples_of(300, 700)
     empty = np.zeros((300, 700), bool)
     empty[40:120, 300:] = True
     samples[:, empty] = 0
     place = {"crs": "EPSG:32640", "transform": Affine(.5, .01, 325000, -.02, -.5, 2785000)}
-    path = _write(tmp_path / "in" / "a.tif", samples, nodata=0, **place)
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=0, **place)
     status, out = call("--image", path, "--probabilities")
     assert status == 0
     assert sorted(os.listdir(out)) == ["a_class.tif", "a_colour.png", "a_overlay.png",
@@ -124,7 +65,7 @@ def test_geotiff_in_is_geotiff_out(call, tmp_path):
 def test_ground_control_points_are_kept(call, tmp_path):
     points = [rasterio.control.GroundControlPoint(row, column, 10 + column, 50 - row)
               for row, column in ((0, 0), (0, 80), (70, 0), (70, 80))]
-    path = _write(tmp_path / "in" / "a.tif", _samples(70, 80), gcps=points, crs="EPSG:4326")
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples_of(70, 80), gcps=points, crs="EPSG:4326")
     _, out = call("--image", path)
     with rasterio.open(out / "a_class.tif") as result:
         kept, crs = result.gcps
@@ -134,7 +75,7 @@ def test_ground_control_points_are_kept(call, tmp_path):
 
 
 def test_16_bit_scene_of_many_bands(call, tmp_path, capsys):
-    path = _write(tmp_path / "in" / "a.tif", _samples(90, 80, 5, dtype=np.uint16, high=4000))
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples_of(90, 80, 5, dtype=np.uint16, high=4000))
     _, out = call("--image", path, "--bands", 5, 3, 2)
     np.testing.assert_array_equal(read_label(str(out / "a_class.tif"), TABLE),
                                   _expected(path, bands=(5, 3, 2)))
@@ -151,8 +92,8 @@ def test_16_bit_scene_of_many_bands(call, tmp_path, capsys):
 
 
 def test_a_run_knows_its_bands_and_stretch(call, logs, tmp_path):
-    samples = _samples(70, 80, 4, dtype=np.uint16, high=4000)
-    path = _write(tmp_path / "in" / "a.tif", samples)
+    samples = samples_of(70, 80, 4, dtype=np.uint16, high=4000)
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples)
     stretch = [[0, 1000], [0, 2000], [0, 4000]]
     settings = read_settings(str(logs / "stand-in")) | {"bands": [4, 2, 1], "stretch": stretch}
     write_settings(str(logs / "sixteen"), settings)
@@ -170,7 +111,7 @@ def test_as_many_bands_as_the_run_was_trained_on(call, logs, tmp_path, capsys):
     write_settings(str(logs / "four"), {
         "model": {"num_classes": 4, "bands": 4}, "classes": classes, "tile_size": WINDOW,
         "bands": [3, 1, 2, 5]})
-    path = _write(tmp_path / "1.tif", _samples(70, 90, bands=5))
+    path = write_geotiff(tmp_path / "1.tif", samples_of(70, 90, bands=5))
     _, out = call("--run", "four", "--image", path)
     with Image(path, (3, 1, 2, 5)) as image:
         samples = image.read(0, 0, 70, 90)
@@ -190,7 +131,7 @@ def test_as_many_bands_as_the_run_was_trained_on(call, logs, tmp_path, capsys):
 
 def test_pictures_of_a_large_scene_show_every_nth_pixel(call, tmp_path, monkeypatch):
     monkeypatch.setattr(map_writer, "PICTURE_PIXELS", 4000)
-    path = _write(tmp_path / "in" / "a.tif", _samples(207, 150))
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples_of(207, 150))
     _, out = call("--image", path)
     colours = decode_colours(read_image(str(out / "a_colour.png")), TABLE, "picture")
     np.testing.assert_array_equal(colours, _expected(path)[::3, ::3])
@@ -198,9 +139,9 @@ def test_pictures_of_a_large_scene_show_every_nth_pixel(call, tmp_path, monkeypa
 
 
 def test_nodata_and_ignored_pixels_do_not_count(call, tmp_path, capsys):
-    samples = _samples(100, 90)
+    samples = samples_of(100, 90)
     samples[:, :10] = 0
-    path = _write(tmp_path / "in" / "a.tif", samples, nodata=0)
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=0)
     label = samples.argmax(0).astype(np.uint8)
     label[:, :20] = 255
     right = label.copy()
@@ -216,8 +157,8 @@ def test_nodata_and_ignored_pixels_do_not_count(call, tmp_path, capsys):
 def test_many_scenes_one_model_and_one_bad_scene(call, tmp_path, capsys):
     folder = tmp_path / "in"
     for number, name in enumerate("abcd"):
-        _write(folder / f"{name}.tif", _samples(70 + number, 90, seed=number))
-    _write(folder / "a_class.tif", _samples(70, 90))  # a label, which the pattern leaves out
+        write_geotiff(folder / f"{name}.tif", samples_of(70 + number, 90, seed=number))
+    write_geotiff(folder / "a_class.tif", samples_of(70, 90))  # a label, which the pattern leaves out
     (folder / "b.tif").write_bytes((folder / "b.tif").read_bytes()[:9000])
     status, out = call("--image", folder / "d.tif", f"{folder}/*.tif", folder / "a.tif")
     assert status == 2 and len(call.models) == 1
@@ -231,20 +172,20 @@ def test_many_scenes_one_model_and_one_bad_scene(call, tmp_path, capsys):
 
 
 def test_names_of_scenes_are_checked_first(call, tmp_path):
-    a = _write(tmp_path / "in" / "a.tif", _samples(64, 64))
-    other = _write(tmp_path / "other" / "a.tif", _samples(64, 64))
+    a = write_geotiff(tmp_path / "in" / "a.tif", samples_of(64, 64))
+    other = write_geotiff(tmp_path / "other" / "a.tif", samples_of(64, 64))
     with pytest.raises(ValueError, match="other/a.tif: .*in/a.tif is called a too"):
         call("--image", a, other)
     with pytest.raises(FileNotFoundError, match="x.*: no scene matches"):
         call("--image", a, tmp_path / "x*.tif")
-    b = _write(tmp_path / "in" / "b.tif", _samples(64, 64))
+    b = write_geotiff(tmp_path / "in" / "b.tif", samples_of(64, 64))
     with pytest.raises(ValueError, match="--label goes with a single --image; there are 2"):
         call("--image", a, b, "--label", a)
     assert not call.models
 
 
 def test_a_rerun_maps_only_what_is_not_complete(call, tmp_path, capsys):
-    paths = [_write(tmp_path / "in" / f"{name}.tif", _samples(64, 64, seed=i))
+    paths = [write_geotiff(tmp_path / "in" / f"{name}.tif", samples_of(64, 64, seed=i))
              for i, name in enumerate("ab")]
     _, out = call("--image", paths[0])
     before = os.stat(out / "a_class.tif").st_mtime_ns
@@ -262,7 +203,7 @@ def test_a_rerun_maps_only_what_is_not_complete(call, tmp_path, capsys):
 
 def test_parts_are_every_nth_scene_and_make_up_the_whole(call, tmp_path):
     for i in range(7):
-        _write(tmp_path / "in" / f"{i}.tif", _samples(64, 64, seed=i))
+        write_geotiff(tmp_path / "in" / f"{i}.tif", samples_of(64, 64, seed=i))
     done = set()
     for part, expected in ((3, {2, 5}), (1, {0, 3, 6}), (2, {1, 4})):
         _, out = call("--image", f"{tmp_path}/in/*.tif", "--part", f"{part}/3")
@@ -273,121 +214,3 @@ def test_parts_are_every_nth_scene_and_make_up_the_whole(call, tmp_path):
     for wrong in ("0/3", "4/3", "3", "a/b"):
         with pytest.raises(SystemExit):
             call("--image", f"{tmp_path}/in/*.tif", "--part", wrong)
-
-
-def test_a_failure_half_way_leaves_no_map(call, tmp_path, monkeypatch):
-    path = _write(tmp_path / "in" / "a.tif", _samples(600, 300))
-    done = []
-
-    def failing(windows):
-        done.append(len(windows))
-        if len(done) > 20:
-            raise ValueError("the model broke")
-        return brightest(windows)
-
-    monkeypatch.setattr(predict, "open_predictors", lambda *_: contextlib.nullcontext([failing]))
-    with pytest.raises(ValueError, match="the model broke"):
-        call("--image", path, "--probabilities")
-    assert os.listdir(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
-    path = _write(tmp_path / "in" / "a.tif", _samples(700, 300))
-    out = tmp_path / "out"
-    script = tmp_path / "slow.py"
-    script.write_text(textwrap.dedent("""
-        import contextlib, sys, time
-        import numpy as np
-        import predict
-        from utils.cli import run_script
-
-        def slow(windows):
-            time.sleep(.05)
-            print("window", flush=True)
-            return np.full((*windows.shape[:3], 3), 1 / 3, np.float32)
-
-        predict.open_predictors = lambda *_: contextlib.nullcontext([slow])
-        predict.Checkpoints.find = lambda *_: ("", 1)
-        run_script(predict.main)
-    """))
-    process = subprocess.Popen(
-        [sys.executable, str(script), "--logs", str(logs), "--run", "stand-in", "--image", path,
-         "--out", str(out)],
-        cwd=repository, env=os.environ | {"PYTHONPATH": str(repository)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line == "window\n":
-            break
-    while not os.listdir(out):
-        time.sleep(.01)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
-    left = os.listdir(out)
-    assert not [name for name in left if not name.startswith(".partial-")]
-    assert number == signal.SIGKILL or left == []
-
-
-def _mount(folder, options):
-    """Mounts a small tmpfs on `folder`, or skips the test where that is not allowed."""
-    os.makedirs(folder)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder],
-                             capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-
-
-@pytest.mark.parametrize("size", [20, 60, 120, 200, 1000])
-def test_a_full_disk_is_one_line_that_names_the_file(call, tmp_path, capfd, size):
-    """Whatever file the disk fills up under, the class map's name is not taken."""
-    path = _write(tmp_path / "in" / "a.tif", _samples(400, 500))
-    _mount(str(tmp_path / "out"), f"size={size}k")
-    try:
-        with pytest.raises(OSError, match="out/a_.*could not be written .No space left on "
-                           "device.; free some space") as error:
-            call("--image", path, "--probabilities")
-        assert len(str(error.value).splitlines()) == 1
-        assert str(error.value).count("could not be written") == 1
-        assert not [name for name in os.listdir(tmp_path / "out") if "class.tif" in name]
-        assert capfd.readouterr().err == ""
-    finally:
-        subprocess.run(["umount", str(tmp_path / "out")], check=True)
-
-
-def test_a_read_only_folder_is_named_before_the_work(call, tmp_path):
-    path = _write(tmp_path / "in" / "a.tif", _samples(64, 64))
-    _mount(str(tmp_path / "out"), "size=100k,ro")
-    try:
-        with pytest.raises(OSError, match="out: not writable"):
-            call("--image", path)
-        assert not call.models
-    finally:
-        subprocess.run(["umount", str(tmp_path / "out")], check=True)
-
-
-def test_inputs_are_refused_before_the_model_is_built(call, logs, tmp_path):
-    path = _write(tmp_path / "in" / "a.tif", _samples(700, 90))
-    with open(path, "rb") as file:
-        data = file.read()
-    for kept in (0, 20, len(data) // 2, len(data) - 2):
-        (tmp_path / "in" / "cut.tif").write_bytes(data[:kept])
-        with pytest.raises(ValueError, match="cut.tif: truncated or not an image"):
-            call("--image", tmp_path / "in" / "cut.tif")
-    one = _write(tmp_path / "in" / "one.tif", _samples(64, 64, 1))
-    with pytest.raises(ValueError, match=r"one.tif: 1 band\(s\) of uint8; a scene needs three"):
-        call("--image", one)
-    label = np.zeros((700, 90), np.uint8)
-    write_png(str(tmp_path / "small.png"), label[1:])
-    with pytest.raises(ValueError, match="small.png: 699 x 90 pixels.* has 700 x 90"):
-        call("--image", path, "--label", tmp_path / "small.png")
-    label[-1, -1] = 3
-    for name in ("unknown.png", "unknown.tif"):
-        write_png(str(tmp_path / "unknown.png"), label)
-        _write(tmp_path / "unknown.tif", label[None])
-        with pytest.raises(ValueError, match=f"{name}: label value 3 is not in the class table"):
-            call("--image", path, "--label", tmp_path / name)
-    os.makedirs(logs / "bare" / "best", exist_ok=True)
-    with pytest.raises(FileNotFoundError, match="bare: no run there .no settings.json"):
-        call("--image", path, "--run", "bare")
-    assert not call.models and os.listdir(tmp_path / "out") == []

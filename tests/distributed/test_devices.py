@@ -5,12 +5,10 @@ a small network of our own layers, losses and train op, and saves its loss and a
 python test_devices.py train FLAGS... is train.py on a small network.
 """
 
-import json
 import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +20,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import REPOSITORY, class_table, write_small_dataset, write_tile_set
+from conftest import (REPOSITORY, class_table, free_ports, tf_config, write_small_dataset,
+                      write_tile_set)
 import train
 from deeplab_v3 import _dropout
 from utils import layers
@@ -84,21 +83,6 @@ def take_a_step(folder, number=1, sync=True):
     return {"loss": loss, **dict(zip(names, values))}
 
 
-def free_ports(count):
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-def tf_config(ports, index):
-    return json.dumps({"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
-                       "task": {"type": "worker", "index": index}})
-
-
 def start(script, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)], cwd=REPOSITORY, text=True,
@@ -154,50 +138,6 @@ def test_without_sync_each_device_has_statistics_of_its_own(steps):
     assert not np.allclose(apart["logits/weights"], one["logits/weights"], rtol=1e-3)
 
 
-GOOD = json.loads(cluster.EXAMPLE)
-
-
-@pytest.mark.parametrize("config", [
-    "{", "[]", {"cluster": GOOD["cluster"]}, {"task": GOOD["task"]},
-    *({**GOOD, "task": {"type": kind, "index": index}} for kind, index in (
-        ("worker", 2), ("worker", "x"), ("worker", -1), ("chief", 0), (["worker"], 0))),
-    *({**GOOD, "cluster": jobs} for jobs in (
-        {"worker": ["a"]}, {"worker": ["a:1", "a:1"]}, {"worker": "a:1"}, {"ps": ["a:1"]},
-        {"worker": ["a:1", "b:99999"]}, {"chief": ["a:1", "b:1"], "worker": ["c:1"]}))])
-def test_a_malformed_tf_config_is_told_with_an_example(config, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
-    with pytest.raises(ValueError, match=r"^TF_CONFIG: no cluster .*should look like \{"):
-        cluster.find_cluster()
-
-
-def test_the_chief_is_first_among_the_hosts(monkeypatch):
-    jobs = {"worker": ["b:1", "c:1"], "chief": ["a:1"]}
-    tasks = [{"type": "chief", "index": 0}, {"type": "worker", "index": 0},
-             {"type": "worker", "index": 1}]
-    found = []
-    for task in tasks:
-        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": jobs, "task": task}))
-        found.append(cluster.find_cluster())
-    assert [each.host for each in found] == [0, 1, 2]
-    assert found[0].addresses == ["a:1", "b:1", "c:1"]
-
-
-def test_slurms_variables_name_the_hosts(monkeypatch):
-    for name, value in {"PROCID": "1", "STEP_NUM_TASKS": "4", "STEP_NODELIST": "n[9-10]",
-                        "STEP_TASKS_PER_NODE": "2(x2)", "LOCALID": "1"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setenv("SLURMD_NODENAME", "n9")
-    found = cluster.find_cluster(8888)
-    assert found.jobs == {"worker": ["n10:8888", "n10:8889", "n9:8888", "n9:8889"]}
-    assert found.addresses[found.host] == "n9:8889"
-
-
-def test_outside_of_slurm_its_variables_are_asked_for(monkeypatch):
-    monkeypatch.delenv("SLURM_PROCID", raising=False)
-    with pytest.raises(ValueError, match="--slurm: .*SLURM_PROCID.*srun"):
-        cluster.find_cluster(8888)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = write_small_dataset(tmp_path_factory.mktemp("data"))
@@ -246,29 +186,6 @@ def test_what_cannot_be_shared_is_named(monkeypatch, number, batch, config, mess
     monkeypatch.setenv("TF_CONFIG", config or "")
     with pytest.raises(ValueError, match=message):
         devices.choose_devices(number, batch)
-
-
-def test_a_port_in_use_is_named(monkeypatch):
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen(1)
-        port = taken.getsockname()[1]
-        monkeypatch.setenv("TF_CONFIG", tf_config([port, port + 1], 0))
-        with pytest.raises(OSError, match=f"^127.0.0.1:{port}: port {port} cannot be used"):
-            devices.choose_devices(None, 2)
-
-
-def test_a_run_that_waits_for_a_host_that_is_gone_ends(monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", .2)
-    server = tf.distribute.Server.create_local_server()
-    own, [gone] = server.target.removeprefix("grpc://"), free_ports(1)
-    with tf.Graph().as_default():
-        empty = tf.FIFOQueue(1, [tf.int32]).dequeue()
-        session = tf.Session(server.target)
-        with pytest.raises(tf.errors.OpError) as error:
-            with cluster.closed_if_lost(session, [own, f"127.0.0.1:{gone}"]):
-                session.run(empty)
-        assert cluster.is_lost(error.value)
 
 
 def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(dataset):
