@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 
-from utils.classes import read_classes
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
 from utils.data.rasters import RGB, TIFF, Image, Label
@@ -96,7 +95,7 @@ def main():
     leave_on_signals()
     run = find_run(args.logs, args.run)
     settings = RunSettings.read(run)
-    table = choose_table(settings, args.classes)
+    table = settings.class_table(args.classes)
     check_bands(run, settings, args.bands)
     checkpoint, step = Checkpoints(run, args.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
@@ -243,18 +242,6 @@ def is_complete(args, scene):
     if complete:
         print(f"{scene.name}: {paths['class']} is there already; --overwrite maps it again")
     return complete
-
-
-def choose_table(settings, path):
-    """The run's class table, or another of the same length from `path`."""
-    table = settings.classes
-    if path is None:
-        return table
-    other = read_classes(path)
-    if len(other) != len(table):
-        raise ValueError(f"{path}: {len(other)} classes, but the run was trained on {len(table)}: "
-                         f"{', '.join(table.names)}")
-    return other
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from utils.cli import (above_zero, argument_parser, non_negative, part_above_0, 
                        probability, run_script, scale, share, stop_event)
 from utils.data.augment_tf import augment_online, check_crop
 from utils.data.input_pipeline import training_batches
-from utils.data.scenes import find_scenes, read_scene
 from utils.data.tiles import TileSet
 from utils.distributed import cluster
 from utils.distributed.devices import (check_alike, choose_devices, on_each, part_of_batch,
@@ -40,7 +39,7 @@ from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, lates
 from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
-from utils.training.evaluation import Evaluator
+from utils.training.evaluation import Evaluator, read_held_out
 from utils.training.run import (RunSettings, append_start, check_same_settings, check_writable,
                                 new_run_name, recipe_of)
 from utils.training.run_list import format_runs
@@ -220,7 +219,8 @@ def main():
     run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
     check_writable(run)
     tile_set = TileSet(args.dataset, read_classes(args.classes))
-    held_out = read_held_out(args, tile_set)
+    origin = args.origin or os.path.join(args.dataset, "origin")
+    held_out = read_held_out(origin, args.test_scene, tile_set)
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
@@ -279,20 +279,6 @@ def choose_settings(args, tile_set, before):
         in_channels=tile_set.channels)
     return RunSettings(config, tile_set.table, crop_size, args.test_scene, recipe,
                        **tile_set.noted_bands)
-
-
-def read_held_out(args, tile_set):
-    """(image, label) of the scene that is only watched, or None where it is not there."""
-    if args.test_scene in set(tile_set.training.get("scene", [])):
-        print(f"warning: scene {args.test_scene} is in the training tiles, so its scores are not "
-              "those of a held-out scene; give --test_scene as to preprocess.py")
-    origin = args.origin or os.path.join(args.dataset, "origin")
-    try:
-        return read_scene(find_scenes(origin)[args.test_scene], tile_set.table,
-                          **tile_set.noted_bands)
-    except (FileNotFoundError, KeyError):
-        print(f"{origin}: no labelled scene {args.test_scene}; training without watching it")
-        return None
 
 
 def train(args, session, graph, run, tile_set, devices, chief):

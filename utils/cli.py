@@ -47,7 +47,7 @@ def number(kind, low=None, high=None, above=None, below=None):
             value = kind(text)
             fits = ((low is None or value >= low) and (high is None or value <= high)
                     and (above is None or value > above) and (below is None or value < below)
-                    and -LARGEST < value < LARGEST)
+                    and abs(value) < (LARGEST if kind is int else float("inf")))
         except (ValueError, OverflowError):
             fits = False
         if not fits:

@@ -7,7 +7,7 @@ from utils.classes import colour_map
 from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
                            mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
-from utils.data.scenes import encode_png
+from utils.data.scenes import encode_png, find_scenes, read_scene
 from utils.inference.sliding_window import InferenceOptions, predict_strips
 from utils.training.tensorboard import scalar_summary
 
@@ -52,6 +52,21 @@ class Evaluator:
             if tag.endswith(("/mean_iou", "/accuracy", "/boundary_f1"))), flush=True)
         return {"mean_iou": values.get("validation/mean_iou"),
                 "held_out_mean_iou": values.get("held_out/mean_iou")}
+
+
+def read_held_out(folder, name, tile_set):
+    """(image, label) of the scene that is only watched, or None, and a line, where there is none.
+
+    folder: of the scenes. name: the scene's. tile_set: TileSet of the training.
+    """
+    if name in set(tile_set.training.get("scene", [])):
+        print(f"warning: scene {name} is in the training tiles, so its scores are not those of a "
+              "held-out scene; give --test_scene as to preprocess.py")
+    try:
+        return read_scene(find_scenes(folder)[name], tile_set.table, **tile_set.noted_bands)
+    except (FileNotFoundError, KeyError):
+        print(f"{folder}: no labelled scene {name}; training without watching it")
+        return None
 
 
 def evaluate_tiles(predict, tile_set, batch_size):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from deeplab_v3 import ModelConfig
 from utils import files
-from utils.classes import ClassTable
+from utils.classes import ClassTable, read_classes
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
@@ -68,6 +68,14 @@ class RunSettings:
         return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
                            values.get("test_scene"), recipe, values.get("bands"),
                            values.get("stretch"))
+
+    def class_table(self, path=None):
+        """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
+        other = read_classes(path) if path else self.classes
+        if len(other) != len(self.classes):
+            raise ValueError(f"{path}: {len(other)} classes, but the run was trained on "
+                             f"{len(self.classes)}: {', '.join(self.classes.names)}")
+        return other
 
     def write(self, run):
         """Writes settings.json into the folder `run`, whole or not at all."""
