@@ -177,12 +177,16 @@ def closed_if_lost(session, addresses):
                     session.close()
                 return
 
+    looking = threading.Thread(target=look, daemon=True)
     if addresses:
-        threading.Thread(target=look, daemon=True).start()
+        looking.start()
     try:
         yield
     finally:
         over.set()
+        if addresses:
+            # A thread that still closes the session when Python ends would end it with an abort.
+            looking.join(START)
 
 
 def is_lost(error):
