@@ -121,7 +121,7 @@ def check_alike(devices, session, graph, settings, tile_set):
     """Raises ValueError on some host unless all start from the same settings, tiles and variables.
 
     settings: plain values. graph: train.py's Graph, whose placeholder stop_asked takes an
-    int64 and whose stops_asked is     its sum over all devices.
+    int64 and whose stops_asked is its sum over all devices.
     """
     if devices.hosts == 1:
         return
