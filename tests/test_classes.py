@@ -1,8 +1,12 @@
+import json
+
+import cv2
 import numpy as np
 import pytest
 
-from utils.classes import (IGNORE, ClassTable, check_labels, colour_map, decode_colours,
-                           read_classes)
+from utils.classes import (IGNORE, ClassTable, colour_map, decode_colours,
+                           decode_values, read_classes)
+from utils.data.scenes import read_label
 
 GOOD = "id,name,colour\n0,land,#ffffff\n1,None,#00FF00\n2,road,#000000\n"
 
@@ -33,19 +37,22 @@ def test_the_repository_s_own_table_is_good(repository):
     ("id,name,colour\n", "two at least"),
     ("id,name,colour\n0,a,#000000\n2,b,#111111\n", "without gaps"),
     ("id,name,colour\n1,a,#000000\n2,b,#111111\n", "without gaps"),
-    ("id,name,colour\n0,a,#000000\n0,b,#111111\n", "without gaps"),
+    ("id,name,colour\n0,a,#000000\n0,b,#111111\n", "two at least"),
+    ("id,name,colour\n0,a,#000000\n1,b,#222222\n0,b,#111111\n", "id 0 is called a and b"),
     ("id,name,colour\n0,a,#000000\nx,b,#111111\n", "without gaps"),
     ("id,name,colour\n0,a,#000000\n1,,#111111\n", "empty field"),
     ("id,name,colour\n0,a,#000000\n1,b,\n", "empty field"),
     ("id,name,colour\n0,a,#000000\n1,a,#111111\n", "name occurs twice"),
     ("id,name,colour\n0,a,#00aa00\n1,b,#00AA00\n", "#00aa00 is used twice"),
-    ("id,name,colour\n0,a,#000000\n1,b,#ff00ff\n", "#ff00ff is used twice"),
+    ("id,name,colour\n0,a,#000000\n1,b,#ff00ff\n255,none,#ff00ff\n", "#ff00ff is used twice"),
+    ("id,name,colour,value\n0,a,#000000,1\n1,b,#ff00ff,2 1\n", "value 1 is used twice"),
+    ("id,name,colour,value\n0,a,#000000,1\n1,b,#ff00ff,two\n", "value 'two' of b is not whole"),
     ("id,name,colour\n0,a,#000000\n1,b,red\n", "'red'"),
     ("id,name,colour\n0,a,#000000\n1,b,#12345\n", "'#12345'"),
     ("id,name,colour\n0,a,#000000\n1,b,ff  ff\n", "'ff  ff'"),
     ("id,name,colour\n0,a,#000000\n1,b,#1234gg\n", "'#1234gg'"),
     ("id,name,colour\n0,a,#000000\n1,b,c,d,e\n", "not a class table"),
-    ("id,name,colour\n" + "".join(f"{i},c{i},#{i:06x}\n" for i in range(256)), "reserved"),
+    ("id,name,colour\n" + "".join(f"{i},c{i},#{i:06x}\n" for i in range(257)), "without gaps"),
 ])
 def test_a_bad_table_is_refused_with_its_name_and_its_fault(tmp_path, text, complaint):
     path = tmp_path / "bad.csv"
@@ -69,7 +76,7 @@ def test_255_classes_is_the_most(tmp_path):
     path.write_text("id,name,colour\n" + "".join(f"{i},c{i},#{i:06x}\n" for i in range(255)))
     table = read_classes(str(path))
     labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    check_labels(labels, table, "x")
+    np.testing.assert_array_equal(decode_values(labels, table, "x"), labels)
     np.testing.assert_array_equal(decode_colours(colour_map(labels, table), table, "x"), labels)
 
 
@@ -97,10 +104,10 @@ def test_a_label_value_outside_the_table_is_named(table):
     labels = np.zeros((5, 5), np.uint8)
     labels[0, 0] = IGNORE
     labels[1, 1] = 2
-    check_labels(labels, table, "label.png")
+    np.testing.assert_array_equal(decode_values(labels, table, "label.png"), labels)
     labels[2, 2] = 3
     with pytest.raises(ValueError, match=r"label\.png: label value 3 "):
-        check_labels(labels, table, "label.png")
+        decode_values(labels, table, "label.png")
 
 
 def test_settings_bring_the_table_back(table):
@@ -112,3 +119,74 @@ def test_settings_bring_the_table_back(table):
 def test_a_folder_in_place_of_the_table_is_named(tmp_path):
     with pytest.raises(OSError, match=f"{tmp_path}: could not be read .* with --classes"):
         read_classes(str(tmp_path))
+
+
+RICH = """id,name,colour,value
+0,land,#ff00ff,1 2
+1,sea,#0000ff,40
+255,unknown,#000000,0
+255,clouds,#ff0000,
+0,land,#884400,300
+"""
+
+
+@pytest.fixture
+def rich(tmp_path):
+    (tmp_path / "rich.csv").write_text(RICH)
+    return read_classes(str(tmp_path / "rich.csv"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_values_of_a_label_become_the_ids_that_the_table_gives_them(rich, dtype):
+    meant = {0: 255, 1: 0, 2: 0, 40: 1, 300: 0, 255: 255}
+    values = np.random.default_rng(0).choice(list(meant), (30, 40)).astype(dtype)
+    expected = np.vectorize(meant.get)(values)
+    ids = decode_values(values, rich, "label.tif")
+    assert ids.dtype == np.uint8
+    np.testing.assert_array_equal(ids, expected)
+    few = np.minimum(values, 254).astype(np.uint8)
+    with pytest.raises(ValueError, match="label.tif: label value 254 is not in .*1, 2, 40, 300, or"):
+        decode_values(few, rich, "label.tif")
+
+
+def test_colours_of_a_class_and_of_what_is_ignored_are_rows_like_any_other(rich):
+    mask = np.array([[[255, 0, 255], [0, 0, 255], [0, 0, 0], [255, 0, 0], [0x88, 0x44, 0]]], np.uint8)
+    np.testing.assert_array_equal(decode_colours(mask, rich, "m"), [[0, 1, 255, 255, 0]])
+    np.testing.assert_array_equal(colour_map(np.uint8([[0, 255]]), rich), [[[255, 0, 255], [0, 0, 0]]])
+    again = ClassTable.from_settings(json.loads(json.dumps(rich.to_settings())))
+    assert len(again) == 2 and again.rows == rich.rows
+    assert again.ids_of_colours == rich.ids_of_colours
+    assert again.ids_of_values == rich.ids_of_values
+
+
+def test_magenta_may_be_a_class_and_then_another_colour_is_ignored(tmp_path):
+    (tmp_path / "t.csv").write_text("id,name,colour\n0,a,#ff00ff\n1,b,#00ff00\n")
+    table = read_classes(str(tmp_path / "t.csv"))
+    labels = np.uint8([[0, 1, 255]])
+    coloured = colour_map(labels, table)
+    assert len({tuple(pixel) for pixel in coloured[0].tolist()}) == 3
+    np.testing.assert_array_equal(decode_colours(coloured, table, "m"), labels)
+
+
+def test_all_other_colours_and_values_can_be_ignored_by_name(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "id,name,colour,value\n0,a,#ffffff,7\n1,b,#00ff00,255\n255,rest,*,*\n")
+    table = read_classes(str(tmp_path / "t.csv"))
+    mask = np.uint8([[[255, 255, 255], [1, 2, 3], [0, 255, 0]]])
+    np.testing.assert_array_equal(decode_colours(mask, table, "m"), [[0, 255, 1]])
+    np.testing.assert_array_equal(decode_values(np.uint8([[7, 3, 255]]), table, "l"), [[0, 255, 1]])
+
+
+@pytest.mark.parametrize("name", ["deepglobe", "isprs", "loveda", "worldcover"])
+def test_the_tables_of_public_data_sets_are_good(repository, name):
+    table = read_classes(str(repository / "dataset" / "tables" / f"{name}.csv"))
+    assert len(table) >= 6
+
+
+def test_a_real_mask_of_deepglobe_is_read_by_its_table(repository, shared_data):
+    table = read_classes(str(repository / "dataset" / "tables" / "deepglobe.csv"))
+    path = str(shared_data / "deepglobe" / "validation" / "0000_mask.png")
+    mask = cv2.imread(path)[..., ::-1] > 127
+    codes = mask[..., 0] * 4 + mask[..., 1] * 2 + mask[..., 2]
+    meant = {3: 0, 6: 1, 5: 2, 2: 3, 1: 4, 7: 5, 0: 255, 4: 255}
+    np.testing.assert_array_equal(read_label(path, table), np.vectorize(meant.get)(codes))

@@ -14,7 +14,7 @@ from predict_stand_in import (  # noqa: F401  (fixtures)
     TABLE, WINDOW, call, logs, samples_of, write_geotiff, write_run)
 from utils.inference import map_writer
 from conftest import read_settings
-from utils.classes import IGNORE_COLOUR, decode_colours
+from utils.classes import decode_colours
 from utils.data.rasters import Image
 from utils.data.scenes import read_image, read_label, write_png
 
@@ -46,7 +46,7 @@ def test_geotiff_in_is_geotiff_out(call, tmp_path):
         assert result.compression.value == "DEFLATE"
         colours = result.colormap(1)
         assert [colours[i][:3] for i in range(3)] == [tuple(row) for row in TABLE.colours.tolist()]
-        assert colours[255][:3] == IGNORE_COLOUR
+        assert colours[255][:3] == TABLE.ignore_colour
         assert result.tags()["run"] == "stand-in" and result.tags()["step"] == "7"
         np.testing.assert_array_equal(result.read(1), _expected(path, empty))
     # As a label the map is what it says, by its ids and by its colours.

@@ -1,42 +1,97 @@
 """The class table: ids, names, colours; colouring a map and reading one back."""
 
+import functools
+import typing
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 IGNORE = 255
-IGNORE_COLOUR = (255, 0, 255)
+# As a row's colour or value: all that no other row has.
+ALL_OTHERS = "*"
 DEFAULT_TABLE = "dataset/classes.csv"
+COLUMNS = ["id", "name", "colour"]
+
+
+class Row(typing.NamedTuple):
+    """What else the table says of an id: a further colour in masks ((r, g, b), '*' or None), and
+    values in label files (ints, or '*')."""
+
+    id: int
+    name: str
+    colour: typing.Any = None
+    values: tuple = ()
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """names: tuple of str; colours: uint8 [classes, 3] RGB; a class's id is its index."""
+    """names: tuple of str; colours: uint8 [classes, 3] RGB, as classes are drawn; a class's id is
+    its index. rows: of Row, for further colours and values of classes, and for what is ignored."""
 
     names: tuple
     colours: np.ndarray
+    rows: tuple = ()
 
     def __len__(self):
         return len(self.names)
 
+    @property
+    def ignore_colour(self):
+        """(r, g, b) in which ignored pixels are drawn: that of the first row for them, else magenta
+        or, where a class has it, the next less blue that none has."""
+        own = [row.colour for row in self.rows if row.id == IGNORE and isinstance(row.colour, tuple)]
+        taken = set(map(tuple, self.colours.tolist()))
+        free = ((255, 0, blue) for blue in range(255, -1, -1) if (255, 0, blue) not in taken)
+        return own[0] if own else next(free)
+
+    @functools.cached_property
+    def ids_of_colours(self):
+        """{0xrrggbb: id} of masks; under '*' the id of all other colours, where the table has it."""
+        drawn = dict(zip(_pack(self.colours).tolist(), range(len(self))))
+        drawn.setdefault(int(_pack(np.array(self.ignore_colour))), IGNORE)
+        return drawn | {
+            row.colour if row.colour == ALL_OTHERS else int(_pack(np.array(row.colour))): row.id
+            for row in self.rows if row.colour is not None}
+
+    @functools.cached_property
+    def ids_of_values(self):
+        """{value: id} of label files; under '*' the id of all other values, where the table has
+        it. Without any values in the table they are the ids."""
+        named = {value: row.id for row in self.rows for value in row.values}
+        if not set(named) - {ALL_OTHERS}:
+            named |= {number: number for number in range(len(self))}
+        return {IGNORE: IGNORE} | named
+
     def to_settings(self):
         """The table as plain values for JSON; `from_settings` is its inverse."""
         return [{"name": name, "colour": _to_hex(colour)}
-                for name, colour in zip(self.names, self.colours)]
+                for name, colour in zip(self.names, self.colours)] + [
+            {"id": row.id, "name": row.name, "values": list(row.values),
+             "colour": _to_hex(row.colour) if isinstance(row.colour, tuple) else row.colour}
+            for row in self.rows]
 
     @staticmethod
     def from_settings(rows):
-        return ClassTable(tuple(row["name"] for row in rows),
-                          np.array([_from_hex(row["colour"]) for row in rows], np.uint8))
+        classes = [row for row in rows if "values" not in row]
+        return ClassTable(
+            tuple(row["name"] for row in classes),
+            np.array([_from_hex(row["colour"]) for row in classes], np.uint8),
+            tuple(Row(row["id"], row["name"], row["colour"] and _from_text(row["colour"]),
+                      tuple(row["values"])) for row in rows if "values" in row))
 
 
 def read_classes(path=DEFAULT_TABLE):
-    """Reads and checks a table (csv: id, name, colour as #rrggbb). Raises ValueError, OSError."""
+    """Reads and checks a table: csv with the columns id, name, colour (#rrggbb) and, if label files
+    hold other values than the ids, value (whole numbers with spaces between).
+
+    Rows of id 255 are ignored; rows that repeat an id and its name add a colour or values to it;
+    '*' stands for all colours or values that no other row has. Raises ValueError, OSError.
+    """
     try:
         # Only an empty field is missing: a class may well be called 'None' or 'NA'.
-        table = pd.read_csv(path, dtype={"name": str, "colour": str}, skipinitialspace=True,
-                            keep_default_na=False, na_values=[""])
+        table = pd.read_csv(path, dtype={"name": str, "colour": str, "value": str},
+                            skipinitialspace=True, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no class table there; give one with --classes") from None
     except OSError as error:
@@ -44,33 +99,64 @@ def read_classes(path=DEFAULT_TABLE):
                       "give a class table with --classes") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a class table: {error}") from None
-    missing = {"id", "name", "colour"} - set(table.columns)
+    missing = set(COLUMNS) - set(table.columns)
     if missing:
         raise ValueError(f"{path}: column {', '.join(sorted(missing))} is missing; "
                          "a class table has the columns id,name,colour")
-    if table[["id", "name", "colour"]].isna().any(axis=None):
+    more = table["id"].duplicated() | (table["id"] == IGNORE)
+    classes = table[~more]
+    if table[["id", "name"]].isna().any(axis=None) or classes["colour"].isna().any():
         raise ValueError(f"{path}: a row has an empty field; each needs id, name and colour")
-    if len(table) < 2 or table["id"].tolist() != list(range(len(table))) or len(table) > IGNORE:
-        raise ValueError(f"{path}: ids are {table['id'].tolist()}; they must be 0, 1, 2, ... "
-                         f"without gaps, two at least, and {IGNORE} is reserved for ignore")
-    if table["name"].duplicated().any():
-        raise ValueError(f"{path}: a name occurs twice: {table['name'].tolist()}")
+    ids = classes["id"].tolist()
+    if ids != list(range(len(ids))) or not 2 <= len(ids) <= IGNORE:
+        raise ValueError(f"{path}: ids are {ids}; they must be 0, 1, 2, ... without gaps, two at "
+                         f"least, and {IGNORE} for what is ignored")
+    names = tuple(classes["name"])
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: a name occurs twice: {list(names)}")
+    renamed = [row for row in table[more].itertuples() if row.id != IGNORE
+               and row.name != names[row.id]]
+    if renamed:
+        raise ValueError(f"{path}: id {renamed[0].id} is called {names[renamed[0].id]} and "
+                         f"{renamed[0].name}; give it one name")
     try:
-        colours = [_from_hex(text) for text in table["colour"]]
+        rows = tuple(row for index, found in enumerate(table.itertuples())
+                     if (row := _row_of(found, more[index])).values or row.colour)
+        result = ClassTable(names, np.array([_from_hex(text) for text in classes["colour"]],
+                                            np.uint8), rows)
+        _check_distinct(result)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    taken = colours + [IGNORE_COLOUR]
-    for colour in colours:
-        if taken.count(colour) > 1:
-            raise ValueError(f"{path}: colour {_to_hex(colour)} is used twice "
-                             f"({_to_hex(IGNORE_COLOUR)} is reserved for ignore)")
-    return ClassTable(tuple(table["name"]), np.array(colours, np.uint8))
+    return result
+
+
+def _row_of(found, is_more):
+    """The Row of a line of the file; the colour of a class's first line is not repeated in it."""
+    colour, value = found.colour, getattr(found, "value", None)
+    try:
+        values = () if pd.isna(value) else tuple(
+            text if text == ALL_OTHERS else int(text) for text in str(value).split())
+    except ValueError:
+        raise ValueError(f"value {value!r} of {found.name} is not whole numbers") from None
+    return Row(int(found.id), found.name,
+               _from_text(colour) if is_more and not pd.isna(colour) else None, values)
+
+
+def _check_distinct(table):
+    colours = [_to_hex(colour) for colour in table.colours] + [
+        _to_hex(row.colour) if isinstance(row.colour, tuple) else row.colour
+        for row in table.rows if row.colour is not None]
+    values = [value for row in table.rows for value in row.values]
+    for what, given in (("colour", colours), ("value", values)):
+        twice = [one for one in given if given.count(one) > 1]
+        if twice:
+            raise ValueError(f"{what} {twice[0]} is used twice")
 
 
 def colour_map(labels, table):
-    """Class ids uint8 [height, width] -> RGB uint8 [height, width, 3]; ignore is magenta."""
+    """Class ids uint8 [height, width] -> RGB uint8 [height, width, 3], ignored pixels too."""
     colours = np.empty((256, 3), np.uint8)
-    colours[:] = IGNORE_COLOUR
+    colours[:] = table.ignore_colour
     colours[:len(table)] = table.colours
     return colours[labels]
 
@@ -78,38 +164,63 @@ def colour_map(labels, table):
 def decode_colours(mask, table, name):
     """RGB mask uint8 [height, width, 3] -> class ids uint8 [height, width].
 
-    Raises ValueError naming the first colour that is not in the table, its count and `name`.
+    Raises ValueError naming the most frequent colour that is not in the table, its count and
+    `name`.
     """
-    codes = _pack(mask)
-    known = _pack(np.vstack([table.colours, [IGNORE_COLOUR]]).astype(np.uint8))
-    ids = np.append(np.arange(len(table)), IGNORE).astype(np.uint8)
-    order = np.argsort(known)
-    position = np.minimum(np.searchsorted(known, codes, sorter=order), len(known) - 1)
-    nearest = order[position]
-    unknown = known[nearest] != codes
-    if unknown.any():
-        values, counts = np.unique(codes[unknown], return_counts=True)
+    def unknown(values, counts):
         value, count = values[counts.argmax()], counts.max()
-        raise ValueError(
-            f"{name}: colour #{value:06x} ({count} pixels, and {len(values) - 1} more colours) is "
-            "not in the class table; add it to the table or give the label as class ids")
-    return ids[nearest]
+        return (f"{name}: colour #{value:06x} ({count} pixels, and {len(values) - 1} more colours) "
+                "is not in the class table; add it to the table, with id 255 to ignore it, or give "
+                "the label as class ids")
+    return _look_up(_pack(mask), table.ids_of_colours, unknown)
 
 
-def check_labels(labels, table, name):
-    """Raises ValueError, naming the value and `name`, where a label is no class id and not 255."""
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
-    wrong = [int(value) for value in present if value >= len(table) and value != IGNORE]
-    if wrong:
-        raise ValueError(f"{name}: label value {', '.join(map(str, wrong[:5]))} is not in the "
-                         f"class table (0 to {len(table) - 1}, or {IGNORE} for ignore); "
-                         "correct the label or give its table with --classes")
+def decode_values(pixels, table, name):
+    """Values of a label [height, width], of any dtype -> class ids uint8 [height, width].
+
+    Raises ValueError, naming the value, its count and `name`, where one is not in the table.
+    """
+    def unknown(values, counts):
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        known = sorted(set(table.ids_of_values) - {ALL_OTHERS, IGNORE})
+        told = (f"{known[0]} to {known[-1]}" if known == list(range(len(known)))
+                else ", ".join(map(str, known)))
+        return (f"{name}: label value {shown} is not in the class table ({told}, or {IGNORE} for "
+                f"ignore); {counts.sum()} pixels; correct the label or give its table with "
+                "--classes")
+    return _look_up(pixels, table.ids_of_values, unknown)
+
+
+def _look_up(codes, ids, unknown):
+    """The ids (uint8) of `codes` by the dict `ids`; unknown(values, counts) makes the message of
+    the ValueError where some are not in it."""
+    known = np.array(sorted(set(ids) - {ALL_OTHERS}))
+    found = np.array([ids[code] for code in known.tolist()], np.uint8)
+    if codes.dtype == np.uint8:
+        # By a table of all bytes: many times faster than searching.
+        position = np.minimum(np.searchsorted(known, np.arange(256)), len(known) - 1)
+        fits, found = known[position] == np.arange(256), found[position]
+        position, wrong = codes, ~fits[codes]
+    else:
+        position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        wrong = known[position] != codes
+    result = found[position]
+    if wrong.any():
+        if ALL_OTHERS not in ids:
+            raise ValueError(unknown(*np.unique(codes[wrong], return_counts=True)))
+        result[wrong] = ids[ALL_OTHERS]
+    return result
 
 
 def _pack(colours):
     """uint8 [..., 3] -> one int32 0xrrggbb each."""
     red, green, blue = (colours[..., i].astype(np.int32) for i in range(3))
     return red << 16 | green << 8 | blue
+
+
+def _from_text(text):
+    """(r, g, b) of '#rrggbb', or '*'."""
+    return text if text == ALL_OTHERS else _from_hex(text)
 
 
 def _from_hex(text):

@@ -74,11 +74,11 @@ def test_label_as_ids_as_colours_and_as_16_bit_are_the_same(tmp_path, draw_scene
 
 @pytest.mark.parametrize("pixels, complaint", [
     (np.full((8, 8), 9, np.uint8), "label value 9 "),
-    (np.full((8, 8), 300, np.uint16), "no class ids"),
-    (np.full((8, 8), 258, np.uint16), "no class ids"),       # 2 if cut to a byte
-    (np.full((8, 8), 1.5, np.float32), "no class ids"),
-    (np.full((8, 8), np.nan, np.float32), "no class ids"),
-    (np.full((8, 8), -1, np.float32), "no class ids"),
+    (np.full((8, 8), 300, np.uint16), "label value 300 is"),
+    (np.full((8, 8), 258, np.uint16), "label value 258 is"),  # 2 if cut to a byte
+    (np.full((8, 8), 1.5, np.float32), "label value 1.5 is"),
+    (np.full((8, 8), np.nan, np.float32), "label value nan is"),
+    (np.full((8, 8), -1, np.float32), "label value -1 is"),
     (np.full((8, 8, 3), 77, np.uint8), "#4d4d4d"),
     (np.full((8, 8, 3), 77, np.uint16), "3 bands of uint16"),
 ])

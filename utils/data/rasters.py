@@ -21,7 +21,7 @@ from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
-from utils.classes import check_labels, decode_colours  # noqa: E402
+from utils.classes import decode_colours, decode_values  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -228,20 +228,11 @@ class Label(Raster):
             return decode_colours(self.samples(top, left, height, width, RGB), self._table,
                                   self.path)
         pixels = self.samples(top, left, height, width, (1,))[..., 0]
-        if pixels.dtype != np.uint8:
-            # NaN fails the comparison too, so nothing that is not a byte slips through.
-            with np.errstate(invalid="ignore"):
-                whole = pixels.astype(np.uint8)
-            if not (pixels == whole).all():
-                raise ValueError(f"{self.path}: {pixels.dtype} values that are no class ids; "
-                                 "a label holds whole numbers from 0 to 255")
-            pixels = whole
         if self._palette is not None:
             # Palettes come in any order, so their colours decide where the table knows them.
             with contextlib.suppress(ValueError):
                 return decode_colours(self._palette[pixels], self._table, self.path)
-        check_labels(pixels, self._table, self.path)
-        return pixels
+        return decode_values(pixels, self._table, self.path)
 
 
 def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):

@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from utils.classes import IGNORE, IGNORE_COLOUR, colour_map
+from utils.classes import IGNORE, colour_map
 from utils.files import replacing
 from utils.inference.visualise import overlay, rgb_of
 from utils.quiet import without_stderr
@@ -139,7 +139,7 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
             try:
                 if table is not None:
                     colours = dict(enumerate(map(tuple, table.colours.tolist())))
-                    dataset.write_colormap(1, colours | {IGNORE: IGNORE_COLOUR})
+                    dataset.write_colormap(1, colours | {IGNORE: table.ignore_colour})
                 for band, name in enumerate(names, start=1):
                     dataset.set_band_description(band, name)
                 if names:

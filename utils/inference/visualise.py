@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.classes import DEFAULT_TABLE, IGNORE, IGNORE_COLOUR, colour_map, read_classes
+from utils.classes import DEFAULT_TABLE, IGNORE, colour_map, read_classes
 from utils.cli import positive, run_script
 from utils.data.scenes import read_image, read_label, write_png
 
@@ -136,7 +136,7 @@ def legend(labels, table, width):
     """
     entries = list(zip(_readable(table), table.colours.tolist()))
     if (labels == IGNORE).any():
-        entries.append(("not labelled", IGNORE_COLOUR))
+        entries.append(("not labelled", table.ignore_colour))
     picture = Image.new("RGB", (width, LEGEND), "white")
     drawing = ImageDraw.Draw(picture)
     left, middle = 1, LEGEND // 2
