@@ -137,7 +137,8 @@ def test_command_line_pools_patterns(score, repository, tmp_path):
     random, pairs = np.random.default_rng(2), []
     for number in range(12):
         # Scenes of different size and quality: a mean of their scores is not the pooled score.
-        label, prediction = random.integers(0, len(table), (2, 10 + 3 * number, 17)).astype(np.uint8)
+        size = 2, 10 + 3 * number, 17
+        label, prediction = random.integers(0, len(table), size).astype(np.uint8)
         right = random.random(label.shape) < number / 12
         prediction[right] = label[right]
         label[:2] = 255

@@ -94,7 +94,8 @@ def test_killed_after_the_first_scene_it_ends_with_the_same_tables(logs, tiles, 
         from utils.cli import run_script
 
         def until_the_second_scene(windows):
-            if sys.argv[-1].endswith("killed") and os.path.exists(sys.argv[-1] + "/1_sat_class.png"):
+            out = sys.argv[-1]
+            if out.endswith("killed") and os.path.exists(out + "/1_sat_class.png"):
                 os.kill(os.getpid(), signal.SIGKILL)
             return brightest(windows)
 
@@ -132,7 +133,7 @@ def test_a_failed_scene_is_named_and_left_out(call, tiles, capsys):
     assert by_scene.loc["2_sat"].drop("state").isna().all()
     _check(scores, *_valid(tiles, out, (1, 3)))
     printed = capsys.readouterr()
-    assert "pooled over the valid pixels of 2 of 3 scenes; failed and left out: 2_sat:" in printed.out
+    assert "pixels of 2 of 3 scenes; failed and left out: 2_sat:" in printed.out
     assert printed.err.count("\n") == 1 and "2_sat.png: truncated" in printed.err
     # Mended, it is all that is left to do.
     (tiles / "2_sat.png").write_bytes(picture)

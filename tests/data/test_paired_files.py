@@ -17,11 +17,17 @@ from utils.data import scenes
                                                          "deep/b/x.jpg": "masks/x.png"}),
     (["in/1_sat.jpg", "deep/*/x.jpg"], ["any.png", "masks/*.png"],
      {"in/1_sat.jpg": "any.png", "deep/a/x.jpg": "masks/a.png", "deep/b/x.jpg": "masks/b.png"}),
-    # Several stars stand for as many, or one for the last.
+    # Several stars stand for as many, or one for all that are in the file's name.
     (["deep/**/*.jpg"], ["other/**/*_l.tif"], {
         "deep/a/x.jpg": "other/a/x_l.tif", "deep/b/x.jpg": "other/b/x_l.tif",
         "deep/y.jpg": "other/y_l.tif"}),
     (["in/?_s[!b]t.jpg"], ["masks/?[0-9].png"], {"in/1_sat.jpg": "masks/1a.png"}),
+    (["in/*_?[a]t.jpg"], ["masks/*.png"], {"in/1_sat.jpg": "masks/1_sa.png",
+                                           "in/22_sat.jpg": "masks/22_sa.png"}),
+    (["**/[xy].jpg"], ["masks/s*.png"], {"deep/a/x.jpg": "masks/sx.png", "deep/b/x.jpg":
+                                         "masks/sx.png", "deep/y.jpg": "masks/sy.png"}),
+    (["deep/**/x.jpg"], ["masks/**/l.png"], {"deep/a/x.jpg": "masks/a/l.png",
+                                              "deep/b/x.jpg": "masks/b/l.png"}),
     (["deep/b/*.jpg"], ["masks/*.png"], {"deep/b/x.jpg": "masks/x.png"}),
     # A file that is there is no pattern.
     (["in/[1].jpg"], ["masks/*.png"], {"in/[1].jpg": "masks/[1].png"}),
@@ -42,7 +48,8 @@ def test_files_and_their_partners(tmp_path, monkeypatch, names, partners, expect
     (["1.jpg", "2.jpg"], ["a.png"], "a.png: 1 of --label for 2 of --image; give one for each"),
     (["*.jpg"], ["a.png", "b.png"], "a.png: 2 of --label for 1 of --image; give one for each"),
     (["*.jpg"], ["*/*/*.png"], r"\*/\*/\*.png: 3 stars, but .*\*.jpg has 1; give as many"),
-    (["1.jpg"], ["*/*.png"], "2 stars, but .*1.jpg has 1; give as many, or one for the last"),
+    (["1.jpg"], ["*/*.png"], "2 stars, but .*1.jpg has 1; give as many, or one for the name"),
+    (["[]1].jpg"], ["*.png"], "stars stand for in 1.jpg is not clear; use no other"),
     (["*.tif"], ["*.png"], r"\*.tif: no file matches that pattern; check --image"),
     (["*.jpg"], ["*_mask.png"], "1.jpg: its label 1_mask.png is missing; check --label"),
 ])

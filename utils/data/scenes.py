@@ -89,8 +89,8 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
 
     names: paths or patterns. partners: one for each of `names` in their order, or one pattern for
     all. A star in a partner stands for what the star of its name's pattern stands for, or for the
-    stem of a single file; of several stars one alone stands for the last. A partner need not be
-    there. flags: the two flags' names. left_out: of the paths that a pattern matches.
+    stem of a single file. One star for several stands for all from the first to the last of them
+    in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the paths that a pattern matches.
     Raises ValueError, FileNotFoundError.
     """
     if len(partners) == 1 and _is_pattern(partners[0]):
@@ -122,19 +122,25 @@ def _partner_of(path, pattern, partner):
     """`partner` with what the stars of `pattern` stand for in `path` in place of its own."""
     if not _is_pattern(partner):
         return partner
-    values = [os.path.splitext(os.path.basename(path))[0]]
+    values, fixed = [os.path.splitext(os.path.basename(path))[0]], WILDCARDS.split(partner)[::2]
     if _is_pattern(pattern):
+        path, parts = os.path.normpath(path), WILDCARDS.split(os.path.normpath(pattern))
         groups = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
-        expression = "".join(
-            re.escape(part) if number % 2 == 0 else groups.get(part, f"({part.replace('[!', '[^')})")
-            for number, part in enumerate(WILDCARDS.split(os.path.normpath(pattern))))
-        values = re.fullmatch(expression, os.path.normpath(path)).groups()
-    fixed = WILDCARDS.split(partner)[::2]
-    if len(fixed) == 2:
-        values = values[-1:]
+        found = re.fullmatch("".join(
+            groups.get(part, f"({part.replace('[!', '[^')})") if number % 2 else re.escape(part)
+            for number, part in enumerate(parts)), path)
+        if not found:
+            raise ValueError(f"{pattern}: what its stars stand for in {path} is not clear; "
+                             "use no other wildcards than *")
+        values = found.groups()
+        spans = [found.span(number) for number, part in enumerate(parts[1::2], start=1)
+                 if part != "**/"]
+        if len(fixed) == 2 and spans:
+            spans = [span for span in spans if span[0] > path.rfind("/")] or spans[-1:]
+            values = [path[spans[0][0]:spans[-1][1]]]
     if len(values) != len(fixed) - 1:
         raise ValueError(f"{partner}: {len(fixed) - 1} stars, but {pattern} has {len(values)}; "
-                         "give as many, or one for the last")
+                         "give as many, or one for the name")
     return "".join(part + value for part, value in zip(fixed, (*values, "")))
 
 
