@@ -123,7 +123,7 @@ class Dropout(NamedTuple):
 
 
 def deeplab_v3(images, config, norm=BatchNorm(), freeze_batch_norm=False, precision="float32",
-               dropout=Dropout()):
+               dropout=Dropout(), by_taps=None):
     """Logits of every pixel.
 
     images: [batch, height, width, channels] in 0..255, uint8 or float, of any height and width.
@@ -135,6 +135,8 @@ def deeplab_v3(images, config, norm=BatchNorm(), freeze_batch_norm=False, precis
         False freezes those of pyramid and head as well, which here have random weights at first.)
     precision: 'float32' or 'bfloat16', the dtype of the convolutions; variables stay float32.
     dropout: Dropout, in training.
+    by_taps: compute the pyramid's atrous convolutions as `conv2d_by_taps` does. None: where that
+        gains, which is in bfloat16 and in inference only.
 
     Returns (logits float32 [batch, height, width, num_classes], end_points: the backbone's, with
     'aspp' at the features' resolution and 'logits' at that or, with the decoder, at stride 4, as
@@ -158,7 +160,7 @@ def deeplab_v3(images, config, norm=BatchNorm(), freeze_batch_norm=False, precis
         tf.cast(net, precision), norm._replace(training=norm.training and not freeze_batch_norm),
         config.output_stride, config.multi_grid, scope=config.backbone, width=config.width,
         **pooling)
-    net = end_points["aspp"] = _aspp(net, config.output_stride, norm)
+    net = end_points["aspp"] = _aspp(net, config.output_stride, norm, by_taps)
     if norm.training:
         net = _dropout(net, 1 - dropout.keep_prob, dropout.seed, *dropout.part)
     if config.decoder:
@@ -194,15 +196,16 @@ def _odd_size(size):
     return (size + 30) // 32 * 32 + 1
 
 
-def _aspp(features, output_stride, norm):
+def _aspp(features, output_stride, norm, by_taps):
     """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
 
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
     checkpoint serves at any output stride.
     """
+    if by_taps is None:
+        by_taps = features.dtype == tf.bfloat16 and not norm.training
+
     def branch(net, kernel_size, scope, rate=1):
-        # What gains in bfloat16, and in inference only: see conv2d_by_taps.
-        by_taps = net.dtype == tf.bfloat16 and not norm.training
         return conv2d_bn_relu(net, ASPP_FILTERS, kernel_size, scope, norm, rate=rate,
                               by_taps=by_taps)
 

@@ -94,8 +94,9 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main():
-    args = parse_arguments()
+def main(arguments=None, open_predictors=open_predictors):
+    """arguments: list of strings; None for the command line. Returns the exit status."""
+    args = parse_arguments(arguments)
     leave_on_signals()
     run = find_run(args.logs, args.run)
     settings = RunSettings.read(run)

@@ -15,7 +15,6 @@ import utils.quiet  # noqa: F401  (before TensorFlow)
 
 import contextlib
 import time
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -26,20 +25,14 @@ from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
 
 
-def native_atrous(inputs, weights, rate):
-    """What `conv2d_by_taps` stands in for."""
-    return tf.nn.conv2d(inputs, weights, 1, "SAME", dilations=[1, rate, rate, 1])
-
-
 def build(stack, form, precision, window, num_classes):
     """A function from a batch to probabilities; its session ends with `stack`."""
-    graph, patch = tf.Graph(), contextlib.nullcontext()
-    if form != "taps":
-        patch = mock.patch("utils.layers.conv2d_by_taps", native_atrous)
-    with graph.as_default(), patch:
+    graph = tf.Graph()
+    with graph.as_default():
         tf.set_random_seed(0)
         images = tf.placeholder(tf.uint8, [None, window, window, 3], "images")
-        logits, _ = deeplab_v3(images, ModelConfig(num_classes), precision=precision)
+        logits, _ = deeplab_v3(images, ModelConfig(num_classes), precision=precision,
+                               by_taps=form == "taps")
         probabilities = tf.nn.softmax(logits, name="probabilities")
         session = stack.enter_context(tf.Session())
         session.run(tf.global_variables_initializer())

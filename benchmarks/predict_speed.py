@@ -76,14 +76,14 @@ def number_of_windows(height, width, window, overlap):
     return len(window_starts(height, window, overlap)) * len(window_starts(width, window, overlap))
 
 
-def compare(arguments, path, size, settings, checkpoint, table, folder):
+def compare(arguments, path, size, settings, checkpoint, folder):
     """Prints the table of (a) to (d)."""
-    window, batch_size = arguments.window, arguments.batch_size
+    window, batch_size, table = arguments.window, arguments.batch_size, settings.classes
     rng = np.random.default_rng(arguments.seed)
-    tile = settings.crop_size
+    crop = settings.crop_size
     batch = rng.integers(0, 256, (batch_size, window, window, 3), np.uint8)
-    single = InferenceOptions(tile, batch_size=1, **SPLICED)
-    rotated = InferenceOptions(tile, batch_size=batch_size, rotations=4, **SPLICED)
+    single = InferenceOptions(crop, batch_size=1, **SPLICED)
+    rotated = InferenceOptions(crop, batch_size=batch_size, rotations=4, **SPLICED)
     ours = InferenceOptions(window, batch_size=batch_size, rotations=4)
     windows = number_of_windows(*size, window, ours.overlap)
     ways = {}
@@ -92,13 +92,13 @@ def compare(arguments, path, size, settings, checkpoint, table, folder):
             one, four, blended = stack.enter_context(open_predictors(
                 checkpoint, settings.model, precision, [single, rotated, ours]))
             ways |= {
-                ("a", precision): lambda p=one: map_like_original(path, p, tile, folder),
+                ("a", precision): lambda p=one: map_like_original(path, p, crop, folder),
                 ("b", precision): lambda p=four: map_like_predict(path, p, rotated, table, folder),
                 ("c", precision): lambda p=blended: map_like_predict(path, p, ours, table, folder),
                 ("d", precision): lambda p=blended: run_graph(p, windows, batch_size, batch)}
             # The first call of each shape optimises the graph.
-            one(np.zeros((1, tile, tile, 3), np.uint8))
-            four(np.zeros((batch_size, tile, tile, 3), np.uint8))
+            one(np.zeros((1, crop, crop, 3), np.uint8))
+            four(np.zeros((batch_size, crop, crop, 3), np.uint8))
             blended(batch)
         seconds = pd.DataFrame([{way: timed(work) for way, work in ways.items()}
                                 for _ in range(arguments.rounds)])
@@ -115,9 +115,9 @@ def compare(arguments, path, size, settings, checkpoint, table, folder):
               f"{100 * (seconds['d'][precision] / seconds['c'][precision]).median():.1f}% of (d)")
 
 
-def sweep(arguments, path, size, settings, checkpoint, table, folder, label):
+def sweep(arguments, path, size, settings, checkpoint, folder, label):
     """Prints speed and mean-IoU by window, overlap and batch, without rotations, in bfloat16."""
-    rows = []
+    rows, table = [], settings.classes
     for window in arguments.windows:
         with open_predictors(checkpoint, settings.model, "bfloat16",
                              [InferenceOptions(window)]) as [predict]:
@@ -162,10 +162,9 @@ def main():
     arguments = parser.parse_args()
     run = find_run(arguments.logs, arguments.run)
     settings = RunSettings.read(run)
-    table = settings.classes
     origin = arguments.origin or f"{arguments.dataset}/origin"
     scene = choose_scenes(find_scenes(origin), [arguments.test_scene], origin)[0]
-    image, label = (part[:arguments.rows] for part in read_scene(scene, table))
+    image, label = (part[:arguments.rows] for part in read_scene(scene, settings.classes))
     print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels as a tiled GeoTIFF")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "input.tif")
@@ -174,7 +173,7 @@ def main():
                            compress="deflate") as file:
             file.write(np.moveaxis(image, -1, 0))
         checkpoint = Checkpoints(run, BEST).find()[0]
-        task = [arguments, path, image.shape[:2], settings, checkpoint, table, folder]
+        task = [arguments, path, image.shape[:2], settings, checkpoint, folder]
         if arguments.sweep:
             sweep(*task, label)
         else:

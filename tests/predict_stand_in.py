@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -21,35 +20,36 @@ WINDOW = 64
 def logs(tmp_path_factory):
     """A folder of runs with one run, 'stand-in', that has settings and an empty checkpoint."""
     folder = tmp_path_factory.mktemp("logs")
-    write_settings(str(folder / "stand-in"), {
+    write_run(folder / "stand-in", {
         "model": {"num_classes": 3}, "classes": TABLE.to_settings(), "tile_size": WINDOW})
     return folder
 
 
+def write_run(folder, settings):
+    """A run with these settings and an empty checkpoint of step 7."""
+    write_settings(str(folder), settings)
+    (folder / "best").mkdir()
+    (folder / "best" / "checkpoint").write_text('model_checkpoint_path: "step-7"')
+    (folder / "best" / "step-7.index").touch()
+
+
 def brightest(windows):
-    """The stand-in: a pixel's class is its brightest band, its probabilities their shares."""
+    """The stand-in: a pixel's class is its brightest channel, its probabilities their shares."""
     values = windows.astype(np.float32) + 1
     return values / values.sum(-1, keepdims=True)
 
 
 @pytest.fixture
-def call(logs, tmp_path, monkeypatch):
-    """Runs predict.main with the stand-in; returns (exit status, folder of the results)."""
-    models = []
+def call(logs, tmp_path):
+    """Runs predict.main with a stand-in; returns (exit status, folder of the results)."""
+    models, out = [], tmp_path / "out"
 
-    def open_predictors(checkpoint, config, precision, all_options):
-        models.append(checkpoint)
-        return contextlib.nullcontext([brightest for _ in all_options])
-
-    monkeypatch.setattr(predict, "open_predictors", open_predictors)
-    monkeypatch.setattr(predict.Checkpoints, "find", lambda self: (self.folder, 7))
-
-    def run(*arguments):
-        out = tmp_path / "out"
-        monkeypatch.setattr(sys, "argv", ["predict.py", "--logs", str(logs), "--run", "stand-in",
-                                          "--out", str(out),
-                                          *map(str, arguments)])
-        return predict.main(), out
+    def run(*arguments, predictor=brightest):
+        def open_predictors(checkpoint, config, precision, all_options):
+            models.append(checkpoint)
+            return contextlib.nullcontext([predictor for _ in all_options])
+        return predict.main(["--logs", str(logs), "--run", "stand-in", "--out", str(out),
+                             *map(str, arguments)], open_predictors), out
     run.models = models
     return run
 

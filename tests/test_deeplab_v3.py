@@ -238,6 +238,19 @@ def test_frozen_batch_norm_trains_the_backbone_as_it_is_evaluated(model, precisi
     assert (values[True][2] != values[False][2]).any()
 
 
+@pytest.mark.parametrize("precision, training, by_taps, expected", [
+    ("bfloat16", False, None, True), ("bfloat16", True, None, False),
+    ("float32", False, None, False), ("bfloat16", False, False, False)])
+def test_the_pyramid_is_by_taps_in_bfloat16_and_inference_only(precision, training, by_taps,
+                                                               expected):
+    with tf.Graph().as_default() as graph:
+        deeplab_v3(tf.zeros([1, 128, 128, 3]), ModelConfig(3, width=WIDTH), BatchNorm(training),
+                   precision=precision, by_taps=by_taps)
+        convolutions = [op for op in graph.get_operations()
+                        if op.type == "Conv2D" and op.name.startswith("aspp1/")]
+    assert len(convolutions) == (9 if expected else 1)
+
+
 def test_images_of_other_channels_are_refused():
     with tf.Graph().as_default(), pytest.raises(
             ValueError, match=r"images of 3 channel\(s\), but the model takes 4"):

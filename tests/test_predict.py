@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
@@ -62,13 +61,11 @@ def _write_scene(folder, name, image, label):
 
 
 @pytest.fixture
-def call(logs, tmp_path, monkeypatch):
+def call(logs, tmp_path):
     """Runs predict.main with these arguments; returns the folder of its results."""
     def run(*arguments):
         out = tmp_path / "out"
-        monkeypatch.setattr(sys, "argv", ["predict.py", "--logs", str(logs), "--out", str(out),
-                                          *map(str, arguments)])
-        predict.main()
+        predict.main(["--logs", str(logs), "--out", str(out), *map(str, arguments)])
         return out
     return run
 
@@ -239,7 +236,8 @@ def test_inputs_that_cannot_be_mapped(call, scene, logs, tmp_path, draw_scene, r
         call("--image", image, "--logs", run.parent, "--run", "wider")
     write_settings(str(run), {"model": MODEL | {"attention": True}, "tile_size": WINDOW,
                               "classes": TABLE.to_settings()})
-    with pytest.raises(ValueError, match=r"wider/settings.json: its model has settings .*not know \(attention\)"):
+    with pytest.raises(ValueError, match="wider/settings.json: its model has settings .*not know "
+                       r"\(attention\)"):
         call("--image", image, "--logs", run.parent, "--run", "wider")
     assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") == []
 

@@ -1,6 +1,5 @@
 """predict.py with a known model: what goes wrong half-way, and inputs that are refused."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,13 +10,12 @@ import time
 import numpy as np
 import pytest
 
-import predict
 from predict_stand_in import (  # noqa: F401  (fixtures)
     brightest, call, logs, samples_of, write_geotiff)
 from utils.data.scenes import write_png
 
 
-def test_a_failure_half_way_leaves_no_map(call, tmp_path, monkeypatch):
+def test_a_failure_half_way_leaves_no_map(call, tmp_path):
     path = write_geotiff(tmp_path / "in" / "a.tif", samples_of(600, 300))
     done = []
 
@@ -27,9 +25,8 @@ def test_a_failure_half_way_leaves_no_map(call, tmp_path, monkeypatch):
             raise ValueError("the model broke")
         return brightest(windows)
 
-    monkeypatch.setattr(predict, "open_predictors", lambda *_: contextlib.nullcontext([failing]))
     with pytest.raises(ValueError, match="the model broke"):
-        call("--image", path, "--probabilities")
+        call("--image", path, "--probabilities", predictor=failing)
     assert os.listdir(tmp_path / "out") == []
 
 
@@ -49,9 +46,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
             print("window", flush=True)
             return np.full((*windows.shape[:3], 3), 1 / 3, np.float32)
 
-        predict.open_predictors = lambda *_: contextlib.nullcontext([slow])
-        predict.Checkpoints.find = lambda *_: ("", 1)
-        run_script(predict.main)
+        run_script(lambda: predict.main(None, lambda *_: contextlib.nullcontext([slow])))
     """))
     process = subprocess.Popen(
         [sys.executable, str(script), "--logs", str(logs), "--run", "stand-in", "--image", path,

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
-from conftest import read_settings, write_settings
-from predict_stand_in import TABLE, call, logs, samples_of  # noqa: F401  (fixtures)
+from conftest import read_settings
+from predict_stand_in import (  # noqa: F401  (fixtures)
+    TABLE, call, logs, samples_of, write_run)
 from utils.data.scenes import read_label, write_png
 from utils.metrics import BoundaryF1
 
@@ -92,16 +93,24 @@ def test_killed_after_the_first_scene_it_ends_with_the_same_tables(logs, tiles, 
         import predict
         from predict_stand_in import brightest
         from utils.cli import run_script
+        from utils.inference import map_writer
 
-        def until_the_second_scene(windows):
-            out = sys.argv[-1]
-            if out.endswith("killed") and os.path.exists(out + "/1_sat_class.png"):
+        def kill_where(name, exists):
+            if out.endswith(name) and os.path.exists(f"{out}/{exists}"):
                 os.kill(os.getpid(), signal.SIGKILL)
+
+        def brightest_or_killed(windows):
+            kill_where("early", "1_sat_class.png")
             return brightest(windows)
 
-        predict.open_predictors = lambda *_: contextlib.nullcontext([until_the_second_scene])
-        predict.Checkpoints.find = lambda *_: ("", 1)
-        run_script(predict.main)
+        def colours_or_killed(*arguments):
+            kill_where("late", "2_sat_confusion.json")
+            return colour_map(*arguments)
+
+        out, colour_map = sys.argv[-1], map_writer.colour_map
+        map_writer.colour_map = colours_or_killed
+        run_script(lambda: predict.main(None, lambda *_: contextlib.nullcontext(
+            [brightest_or_killed])))
     """))
 
     def run(out):
@@ -110,10 +119,15 @@ def test_killed_after_the_first_scene_it_ends_with_the_same_tables(logs, tiles, 
              *_flags(tiles), "--out", str(out)], cwd=repository, capture_output=True, text=True,
             env=os.environ | {"PYTHONPATH": str(repository)})
 
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed, whole = tmp_path / "early", tmp_path / "whole"
     assert run(killed).returncode == -signal.SIGKILL
-    assert (killed / "1_sat_class.png").exists() and not (killed / "2_sat_class.png").exists()
-    assert not (killed / "scores.csv").exists()
+    assert (killed / "1_sat_class.png").exists()
+    assert not (killed / "2_sat_confusion.json").exists()
+    # Again, between the scores of the second scene and its map.
+    killed = killed.rename(tmp_path / "late")
+    assert run(killed).returncode == -signal.SIGKILL
+    assert (killed / "2_sat_confusion.json").exists()
+    assert not list(killed.glob("2_sat_class*")) and not (killed / "scores.csv").exists()
     killed = killed.rename(tmp_path / "goes_on")
     result = run(killed)
     assert result.returncode == 0, result.stderr
@@ -156,7 +170,7 @@ def test_each_part_pools_its_own_and_the_call_without_part_all(call, tiles, caps
 
 def test_a_pool_of_several_runs_says_so(call, tiles, logs, capsys):
     _, out = call("--image", tiles / "1_sat.png", "--label", tiles / "1_mask.png")
-    write_settings(str(logs / "later"), read_settings(str(logs / "stand-in")))
+    write_run(logs / "later", read_settings(str(logs / "stand-in")))
     call(*_flags(tiles), "--run", "later")
     assert ("not of one model: 2 of run later, step 7, 1 of run stand-in, step 7; --overwrite"
             in capsys.readouterr().out)
@@ -170,7 +184,7 @@ def test_scores_of_other_classes_or_damaged_are_refused_before_the_work(call, ti
     _, out = call("--image", tiles / "1_sat.png", "--label", tiles / "1_mask.png")
     settings = read_settings(str(logs / "stand-in"))
     settings["classes"][2]["name"] = "sea"
-    write_settings(str(logs / "other"), settings)
+    write_run(logs / "other", settings)
     with pytest.raises(ValueError, match="1_sat_confusion.json: of a map of other classes .red, "
                        "green, blue. than this run's; choose another --out"):
         call(*_flags(tiles), "--run", "other")

@@ -64,13 +64,13 @@ def intersection_over_union(matrix):
 
 
 def mean_iou(matrix):
-    """Mean over the classes present in either map; NaN where no pixel counts."""
+    """Mean over the classes present in either map; NaN where no pixel is valid."""
     iou = intersection_over_union(matrix)
     return float(np.nanmean(iou)) if matrix.any() else float("nan")
 
 
 def accuracy(matrix):
-    """Share of the valid pixels whose class is right; NaN where no pixel counts."""
+    """Share of the valid pixels whose class is right; NaN where none is valid."""
     return float(_share(np.trace(matrix), matrix.sum()))
 
 
@@ -85,7 +85,7 @@ def recall(matrix):
 
 
 class BoundaryF1:
-    """F1 of the classes' boundaries, added up from the top of a scene down, in strips of any height.
+    """F1 of the classes' boundaries, added up from the top of a scene down, strip by strip.
 
     After Csurka et al., 'What is a good evaluation measure for semantic segmentation?', BMVC 2013:
     for each class, precision is the share of the prediction's boundary pixels that lie within
@@ -93,8 +93,8 @@ class BoundaryF1:
     within that distance of the prediction's; F1 is their harmonic mean, and the score its mean over
     the classes that have a boundary in either map. A boundary pixel of a class has one of its four
     neighbours in another class. Pixels that are 255 in either map are taken out of both: they
-    neither have nor make a boundary. The rows that strips share are carried over, so the strips'
-    score is exactly the scene's. Counts of several scenes add up to those of all.
+    neither have nor make a boundary. Strips are of any height: the rows that they share are carried
+    over, so their score is exactly the scene's. Counts of several scenes add up to those of all.
     """
 
     def __init__(self, num_classes, tolerance=BOUNDARY_TOLERANCE):

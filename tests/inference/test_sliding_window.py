@@ -40,7 +40,7 @@ def _map(scene, predict, window=WINDOW, **options):
 
 
 def _brightness(images):
-    """A stand-in model of one pixel's context: three 'classes' that are its bands."""
+    """A stand-in model of one pixel's context: three 'classes' that are its channels."""
     return images / np.float32(255)
 
 

@@ -13,8 +13,8 @@ from utils.training.checkpoints import error_reason, restore_model
 def export_model(folder, checkpoint, settings, precision):
     """Writes the run's model as a SavedModel to `folder`, which must not exist or be empty.
 
-    Its signature serving_default takes `images`, uint8 [batch, height, width, channels] of any size,
-    RGB unless the run was trained on other bands, and gives `probabilities`, float32 [batch,
+    Its signature serving_default takes `images`, uint8 [batch, height, width, channels] of any
+    size, RGB unless the run was trained on other bands, and gives `probabilities`, float32 [batch,
     height, width, classes]. The run's settings lie beside it: the class table, and where the tiles
     were cut with --bands the scenes' band numbers in the order of the last axis (`bands`) and, for
     samples of other than 8 bits, the limits that became 0 and 255 (`stretch`). Raises OSError and

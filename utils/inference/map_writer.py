@@ -86,23 +86,21 @@ def check_output_folder(folder, scenes):
 def writing_map(paths, image, table, tags):
     """Gives a function (top, classes, probabilities) that writes the next rows of a map.
 
-    paths: of `map_paths`. image: utils.data.rasters.Image that is mapped. table: ClassTable. tags: dict
-    of texts for the GeoTIFFs. classes: uint8 [rows, width], 255 for nodata; probabilities: float32
-    [rows, width, classes]. The class map gets its name when everything before it stands, so a
-    class map says that all is there. Raises OSError naming the file that could not be written.
+    paths: of `map_paths`. image: utils.data.rasters.Image that is mapped. table: ClassTable. tags:
+    dict of texts for the GeoTIFFs. classes: uint8 [rows, width], 255 for nodata; probabilities:
+    float32 [rows, width, classes]. The class map gets its name when everything before it stands, so
+    a class map says that all is there. Raises OSError naming the file that could not be written.
     """
-    size = image.height, image.width
     with contextlib.ExitStack() as stack:
         if paths["class"].lower().endswith(".png"):
             write_classes = stack.enter_context(_writing_png(paths["class"]))
         else:
             write_classes = stack.enter_context(_writing_geotiff(
-                paths["class"], *size, 1, image.georeference(), tags, table=table))
+                paths["class"], image, 1, tags, table=table))
         write_probabilities = None
         if "probabilities" in paths:
             write_probabilities = stack.enter_context(_writing_geotiff(
-                paths["probabilities"], *size, len(table), image.georeference(), tags,
-                names=table.names))
+                paths["probabilities"], image, len(table), tags, names=table.names))
         pictures = _Pictures(image, table)
 
         def write(top, classes, probabilities):
@@ -146,18 +144,20 @@ def _writing_png(path):
 
 
 @contextlib.contextmanager
-def _writing_geotiff(path, height, width, bands, georeference, tags, table=None, names=()):
+def _writing_geotiff(path, image, bands, tags, table=None, names=()):
     """Gives a function that writes the next rows, uint8 [rows, width] or [rows, width, bands].
 
-    Tiled and deflated, nodata 255; whole or not at all. table: ClassTable for the colours of a
-    class map. names: of the bands, which then hold probabilities. Raises OSError naming `path`.
+    Of the size and place of `image`; tiled and deflated, nodata 255; whole or not at all. bands:
+    how many. table: ClassTable for the colours of a class map. names: of the bands, which then hold
+    probabilities. Raises OSError naming `path`.
     """
     with replacing(path) as temporary:
         try:
             dataset = rasterio.open(
-                temporary, "w", driver="GTiff", height=height, width=width, count=bands,
+                temporary, "w", driver="GTiff", height=image.height, width=image.width, count=bands,
                 dtype="uint8", nodata=IGNORE, tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
-                compress="deflate", interleave="band", bigtiff="if_safer", **georeference)
+                compress="deflate", interleave="band", bigtiff="if_safer",
+                **image.georeference())
             try:
                 if table is not None:
                     colours = dict(enumerate(map(tuple, table.colours.tolist())))

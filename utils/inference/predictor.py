@@ -1,4 +1,4 @@
-"""A trained run as a function from windows to probabilities, and from scenes to strips of classes."""
+"""A trained run as a function from windows to probabilities, and from scenes to strips."""
 
 import contextlib
 

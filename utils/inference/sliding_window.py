@@ -95,7 +95,7 @@ def window_batches(read, height, width, options):
 
 
 def blend_windows(batches, height, width, options):
-    """Yields finished strips (top, probabilities float32 [rows, width, classes]), from the top down.
+    """Yields finished strips (top, probabilities float32 [rows, width, classes]) from the top down.
 
     batches: pairs (corners, probabilities float32 [batch, window, window, classes]) in the order of
     `window_batches` with the same sizes. Only the rows that windows still to come may touch are

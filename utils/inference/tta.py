@@ -26,10 +26,10 @@ def turn_back(images, quarter_turns, flip):
 def augmented_probabilities(images, probabilities_of, rotations=1, flips=False, scales=(1.0,)):
     """Probabilities of images, averaged over turned, flipped and scaled copies, in one graph.
 
-    images: uint8 [batch, height, width, 3] of static height and width. probabilities_of: function
-    from float32 images in 0..255 of any size to float32 [batch, height, width, classes]; its
-    variables are shared. rotations: 1, 2 (by 0 and 180 degrees) or 4. Copies of one shape run as
-    one batch; those that a quarter turn lays on their side run as another.
+    images: uint8 [batch, height, width, channels] of static height and width. probabilities_of:
+    function from float32 images in 0..255 of any size to float32 [batch, height, width, classes];
+    its variables are shared. rotations: 1, 2 (by 0 and 180 degrees) or 4. Copies of one shape run
+    as one batch; those that a quarter turn lays on their side run as another.
     """
     if rotations not in (1, 2, 4):
         raise ValueError(f"{rotations} rotations; there are 1, 2 or 4")
