@@ -150,7 +150,7 @@ def main(flags=None, train=train):
     add("--common", default="--pretrained none", metavar="FLAGS", help="of train.py, for all runs")
     add("--option", action="append", default=[], metavar="NAME=FLAGS",
         help="one more option, or other flags for a known one; may be repeated")
-    add("--only", nargs="+", metavar="NAME", help="of all options; None means all")
+    add("--only", nargs="+", metavar="NAME", help="of all options; by default all")
     arguments = parser.parse_args(flags)
     leave_on_signals()
     options = all_options(arguments.option)

@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--image", default="dataset/demo/origin/5.png", metavar="FILE",
                         help="the scene that is repeated")
     parser.add_argument("--size", type=positive, default=20000, help="width in pixels")
-    parser.add_argument("--rows", type=positive, default=None, help="None means --size")
+    parser.add_argument("--rows", type=positive, help="by default --size")
     parser.add_argument("--model", choices=("stand-in", "run"), default="stand-in")
     parser.add_argument("--logs", default="logs", metavar="FOLDER")
     parser.add_argument("--run", help="name of the run; by default the latest")

@@ -5,12 +5,12 @@ Run as: python -m benchmarks.preprocess_speed --origin ../shared/data/dubai --sc
 original: one thread; crops drawn one after the other, turned by cv2.warpAffine (three draws), then
     flip, gamma, blur, bilateral filter, Gaussian blur and noise point by point with the original's
     probabilities; image and label written by cv2.imwrite as it comes. OpenCV may use all cores.
-ours: preprocess.py with its defaults. Its CPU time is that for FEW tiles more, less that for FEW, so
-    that its start and reading the scenes do not count.
+ours: preprocess.py with its defaults. Its CPU time is that for FEW tiles more, less that for FEW,
+    so that its start and reading the scenes do not count.
 
-Seconds are those from a way's first file to its last. Both write to --out (a folder on the disk to measure; None means the system's temporary one). They
-take turns; figures are medians over the rounds, the ratio the median of each round's ratio. The CPU
-time says more than tiles/s where the machine is not free.
+Seconds are those from a way's first file to its last. Both write to --out, by default the system's
+temporary folder. They take turns; figures are medians over the rounds, the ratio the median of each
+round's ratio. The CPU time says more than tiles/s where the machine is not free.
 """
 
 import os

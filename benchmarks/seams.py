@@ -154,7 +154,7 @@ def main():
     parser.add_argument("--logs", default="logs", metavar="FOLDER")
     parser.add_argument("--run", help="name of the run; by default the latest")
     parser.add_argument("--scenes", nargs="+", default=None, metavar="NAME",
-                        help="counted together; None means --test_scene. More scenes, less error")
+                        help="counted together; by default --test_scene. More scenes, less error")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch_size", type=positive, default=16, help="windows per call")
     parser.add_argument("--side", type=positive, default=384, help="of the picture's part, pixels")

@@ -1,4 +1,4 @@
-"""utils/training/losses.py against scikit-learn, TensorFlow's own losses, numpy and the papers' formulas."""
+"""utils/training/losses.py against scikit-learn, TensorFlow's own losses, and the papers' formulas."""
 
 import numpy as np
 import pytest
@@ -153,7 +153,8 @@ def test_ignored_images_add_nothing_and_ignored_batches_give_0(session, batch, l
 def two_devices(logits, labels, options):
     """The losses that two devices with half of the batch each compute, in one graph.
 
-    A first pass with a sum that notes collects what they would exchange, in order; the second adds up.
+    A first pass with a sum that notes collects what they would exchange, in order; the second
+    adds up.
     """
     halves = [(logits[:1], labels[:1]), (logits[1:], labels[1:])]
     noted = [[], []]
@@ -169,7 +170,7 @@ def two_devices(logits, labels, options):
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_with_an_all_reduce_sum_each_device_has_the_loss_of_the_whole_batch(session, batch, loss, options):
+def test_each_device_has_the_loss_of_the_whole_batch(session, batch, loss, options):
     """Though one has one image, the other three, and classes differ."""
     logits, labels = tf.constant(batch[0]), tf.constant(np.maximum(batch[1], [[[2]]]))
     chosen = LossOptions(loss, **options)

@@ -103,7 +103,7 @@ def test_what_else_differs_from_a_run_is_named_and_nothing_is_changed(tmp_path):
         ours.assign(run)
     with pytest.raises(ValueError, match="mine: .*backbone was resnet_v2_50, is xception_65"):
         ours.assign(run, backbone="xception_65")
-    with pytest.raises(ValueError, match="mine: .*in_channels was 3, is 4; only the number of classes"):
+    with pytest.raises(ValueError, match="mine: .*in_channels was 3, is 4; only the number"):
         ours.assign(run, in_channels=4)
     with pytest.raises(ValueError, match="mine: .*decoder was False, is True; width was 1, is 0.5"):
         ours.assign(run, decoder=True, width=.5)

@@ -31,7 +31,7 @@ def logs(tmp_path):
 
 
 def write_run(logs, name, changed=None):
-    """A run with settings and, where it has `changed` (seconds since 1970), a checkpoint's state."""
+    """A run with settings and, where it has `changed` (seconds since 1970), a checkpoint."""
     run = os.path.join(logs, name)
     write_settings(run, PLAIN)
     if changed:

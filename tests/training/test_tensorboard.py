@@ -72,7 +72,8 @@ def test_a_kill_loses_no_point(tmp_path):
 
 def test_points_after_the_checkpoint_are_replaced_by_the_resumed_runs(tmp_path, monkeypatch):
     write_points(str(tmp_path), [1, 2, 3, 4], 5)
-    monkeypatch.setattr("utils.training.tensorboard.time.time", lambda: os.stat(tmp_path).st_mtime + 60)
+    monkeypatch.setattr("utils.training.tensorboard.time.time",
+                        lambda: os.stat(tmp_path).st_mtime + 60)
     write_points(str(tmp_path), [3], 6)
     assert len(os.listdir(tmp_path)) == 2
     assert points(tmp_path) == [(1, 5), (2, 5), (3, 6)]
@@ -121,7 +122,8 @@ def test_runs_are_compared_in_the_hparams_tab_and_a_resumed_one_stands_there_onc
     write_points(str(tmp_path / "a"), [1, 2, 3], 5, settings=SETTINGS)
     other = SETTINGS | {"training": SETTINGS["training"] | {"learning_rate": 1e-3}}
     write_points(str(tmp_path / "b"), [1, 2], 7, settings=other, finished=True)
-    monkeypatch.setattr("utils.training.tensorboard.time.time", lambda: os.stat(tmp_path).st_mtime + 60)
+    monkeypatch.setattr("utils.training.tensorboard.time.time",
+                        lambda: os.stat(tmp_path).st_mtime + 60)
     write_points(str(tmp_path / "a"), [3, 4], 6, settings=SETTINGS)
     sessions = hparams_sessions(tmp_path)
     assert set(sessions) == {"a", "b"}

@@ -1,8 +1,8 @@
 """On which devices a run trains, and what its graph asks them: one, several, or several hosts'.
 
 One device is TensorFlow's plain path. Several of one host share a MirroredStrategy, several hosts
-(utils/distributed/cluster.py) a MultiWorkerMirroredStrategy: each device holds all variables, takes an equal
-part of the global batch, and gradients are averaged over all before any is applied.
+(utils/distributed/cluster.py) a MultiWorkerMirroredStrategy: each device holds all variables, takes
+an equal part of the global batch, and gradients are averaged over all before any is applied.
 """
 
 import contextlib
@@ -120,14 +120,15 @@ def part_of_batch(devices, *tensors):
 def check_alike(devices, session, graph, settings, tile_set):
     """Raises ValueError on some host unless all start from the same settings, tiles and variables.
 
-    settings: plain values. graph: train.py's Graph, whose placeholder stop_asked takes an int64 and whose stops_asked is
-    its sum over all devices.
+    settings: plain values. graph: train.py's Graph, whose placeholder stop_asked takes an
+    int64 and whose stops_asked is its sum over all devices.
     """
     if devices.hosts == 1:
         return
     values = session.run([variable.read_value() for variable in tf.global_variables()])
     checksum = zlib.crc32(json.dumps(settings, sort_keys=True).encode())
-    for part in ["\n".join(tile_set.training["image"]).encode(), *(value.tobytes() for value in values)]:
+    images = "\n".join(tile_set.training["image"]).encode()
+    for part in [images, *(value.tobytes() for value in values)]:
         checksum = zlib.crc32(part, checksum)
     all_sum = session.run(graph.stops_asked, {graph.stop_asked: checksum})
     if all_sum != checksum * devices.count:

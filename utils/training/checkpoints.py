@@ -158,7 +158,7 @@ def error_reason(error):
 
 
 def _restore(session, path, variables, saver):
-    """Restores `variables`, those of `saver`, from `path`; raises ValueError naming what does not fit."""
+    """Restores `variables`, those of `saver`, from `path`. ValueError names what does not fit."""
     named = variables if isinstance(variables, dict) else {v.op.name: v for v in variables}
     with _damage_named(path):
         shapes = dict(tf.train.list_variables(path))

@@ -82,7 +82,8 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=Fals
     histograms: adds to the graph's summaries (tf.summary.merge_all) histograms of the gradients and
     of the weights after the update.
 
-    On several devices `loss` is the same on each, that of the whole batch; see utils/distributed/devices.py.
+    On several devices `loss` is the same on each, that of the whole batch; see
+    utils/distributed/devices.py.
     """
     groups = groups or [(tf.trainable_variables(), 1.0)]
     methods = [_new_optimizer(optimizer, rate * factor, momentum) for _, factor in groups]

@@ -131,7 +131,8 @@ class BestScore:
 
     def write(self, run):
         """Writes score.json beside the best checkpoint, whole or not at all."""
-        files.write_text(os.path.join(run, BEST, SCORE), json.dumps(dataclasses.asdict(self)) + "\n")
+        text = json.dumps(dataclasses.asdict(self)) + "\n"
+        files.write_text(os.path.join(run, BEST, SCORE), text)
 
     @staticmethod
     def read(run):
