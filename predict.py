@@ -2,6 +2,7 @@
 
     python predict.py --run NAME --image scene.tif --label scene_class.tif
     python predict.py --run NAME --image a.tif b.tif 'archive/*.tif' --part 3/16
+    python predict.py --run NAME --image 'tiles/*_sat.jpg' --label 'tiles/*_mask.png'
     python predict.py --run NAME --export DIR
 """
 
@@ -17,22 +18,23 @@ import numpy as np
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
 from utils.data.rasters import RGB, TIFF, Image, Label
-from utils.data.scenes import check_same_size, held_out_scene, scenes_of, write_png
-from utils.files import write_text
-from utils.inference.compare import compare_options, compared_options, write_comparison
+from utils.data.scenes import check_same_size, held_out_scene, scenes_of
+from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
+                                     write_comparison)
 from utils.inference.export import export_model
-from utils.inference.map_writer import check_output_folder, input_tags, map_paths, writing_map
+from utils.inference.map_writer import (check_output_folder, describe, find_complete, input_tags,
+                                        map_paths, writing_map)
 from utils.inference.predictor import open_predictors, predict_classes
+from utils.inference.scene_scores import (SceneScore, read_scene_score, report_pooled,
+                                          write_scene_score)
 from utils.inference.sliding_window import BLENDS, InferenceOptions
-from utils.inference.visualise import confusion_picture
-from utils.metrics import confusion_matrix, format_scores, score_table
+from utils.metrics import confusion_matrix, format_scores
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inference
 from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
 from utils.training.environment import machine
 from utils.training.run import RunSettings, find_run, read_starts
 
-# Rows of a label that are checked at a time.
-CHECKED_ROWS = 512
+CHECKED_ROWS = 512  # of a label, at a time
 
 
 def parse_arguments(arguments=None):
@@ -52,15 +54,17 @@ def parse_arguments(arguments=None):
     add("--image", nargs="+", metavar="FILE",
         help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); by default "
         "--test_scene, from --origin or, where it is not, from test/ in --dataset")
-    add("--label", metavar="FILE",
-        help="label of a single --image, as class ids or colours, to score the map against")
+    add("--label", nargs="+", default=(), metavar="FILE",
+        help="labels of --image, as class ids or colours, to score the maps against: one for each, "
+        "or a pattern whose star stands for that of --image ('tiles/*_mask.png')")
     add("--bands", type=positive, nargs="+", metavar="BAND",
         help="bands of a scene that stand for those the run was trained on, in their order; by "
         "default the run's own numbers, or 1 2 3. Samples of other than 8 bits are stretched, from "
         "the run's limits where it has some for these bands, otherwise from the 2nd to the 98th "
         "percentile of the scene itself")
     add("--part", type=part_of, default=(1, 1), metavar="K/N",
-        help="every N-th of the scenes from the K-th on, for a job array")
+        help="every N-th of the scenes from the K-th on, for a job array; the same call without it "
+        "then pools the scores of all parts")
 
     add = parser.add_argument_group("map").add_argument
     add("--window", type=positive, metavar="PIXELS",
@@ -109,53 +113,68 @@ def main(arguments=None, open_predictors=open_predictors):
         return 0
 
     scenes = find_scenes_to_map(args, settings)
-    if args.compare and not all(scene.label_path for scene in scenes):
-        raise ValueError(f"{scenes[0].image_path}: --compare needs a label; give it with --label")
+    unlabelled = [scene.image_path for scene in scenes if not scene.label_path]
+    if args.compare and unlabelled:
+        raise ValueError(f"{unlabelled[0]}: --compare needs a label; give it with --label")
     check_output_folder(args.out, scenes)
-    todo = scenes[args.part[0] - 1::args.part[1]]
-    if not args.compare and not args.overwrite:
-        todo = [scene for scene in todo if not is_complete(args, scene)]
-    if not todo:
-        return 0
+    part = scenes[args.part[0] - 1::args.part[1]]
+    paths = {scene: output_paths(args, scene) for scene in part}
+    complete = set() if args.compare or args.overwrite else find_complete(paths)
+    todo = [scene for scene in part if scene not in complete]
+    # Of each labelled scene: its SceneScore or, with --compare, its list of Measured.
+    scored = {scene.name: read_scene_score(paths[scene]["matrix"], table)
+              for scene in complete if scene.label_path}
     options = InferenceOptions(
         args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
         args.rotations, args.flips, tuple(args.scales))
     all_options = compared_options(options) if args.compare else {"map": options}
-    print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of {options.window}, "
-          f"{options.batch_size} a call")
+    if todo:
+        print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of "
+              f"{options.window}, {options.batch_size} a call")
     errors, predictors = [], None
     with contextlib.ExitStack() as stack:
         for scene in todo:
             try:
                 with open_scene(scene, args.bands, settings, table) as (image, label):
-                    print(describe(scene, image))
+                    print(f"{scene.name}: {describe(image)}")
                     if predictors is None:  # after the first scene's checks: mistakes show at once
                         precision = choose_precision(args, run, settings, options,
                                                      len(todo) * image.height * image.width)
                         predictors = stack.enter_context(open_predictors(
                             checkpoint, settings.model, precision, all_options.values()))
                     if args.compare:
-                        write_comparison(args.out, scene.name, compare_options(
-                            image, label, all_options, predictors, len(table)))
+                        measured = compare_options(image, label, all_options, predictors,
+                                                   len(table))
+                        write_comparison(os.path.join(args.out, f"{scene.name}_compare.csv"),
+                                         measured, all_options)
+                        scored[scene.name] = measured
                     else:
-                        paths = output_paths(args, scene)
-                        tags = source | input_tags(image)
-                        map_scene(image, label, predictors[0], options, table, paths, tags)
+                        scored[scene.name] = map_scene(
+                            image, label, predictors[0], options, table, paths[scene],
+                            source | input_tags(image))
             except (ValueError, OSError) as error:
                 if len(scenes) == 1:
                     raise
                 errors.append(error_line(error))
                 print(f"{scene.name}: failed; see the end")
+    labelled = {scene.name: scored.get(scene.name) for scene in part if scene.label_path}
+    if labelled and len(scenes) > 1:
+        ending = "_{}_of_{}".format(*args.part) if args.part[1] > 1 else ""
+        if args.compare:
+            report_pooled_comparison(args.out, ending, labelled, all_options)
+        else:
+            report_pooled(args.out, ending, labelled, table)
     for line in errors:
         print(line, file=sys.stderr)
     return 2 if errors else 0
 
 
 def map_scene(image, label, predict, options, table, paths, tags):
-    """Writes the scene's map and pictures and, with a label, its scores, from the top down.
+    """Writes the scene's map and pictures, from the top down; with a label scores it and returns
+    its SceneScore.
 
     image, label: open Image and Label or None. predict: of `open_predictors`. paths: of
-    `map_paths`. tags: for the GeoTIFFs.
+    `map_paths`. tags: for the GeoTIFFs, with run and step.
     """
     matrix = np.zeros((len(table), len(table)), np.int64)
     started = time.perf_counter()
@@ -168,15 +187,15 @@ def map_scene(image, label, predict, options, table, paths, tags):
                 matrix += confusion_matrix(label.read(top, 0, *classes.shape), classes, len(table))
             bar.update(len(classes))
         seconds = time.perf_counter() - started
-        if label:
-            scores = score_table(matrix, table)
-            write_png(paths["confusion"], confusion_picture(matrix, table))
-            write_text(paths["scores"], scores.to_csv())
-    if label:
+        score = SceneScore(matrix, tags["run"], tags["step"]) if label else None
+        if score:  # before the map has its name: a map that stands has its scores
+            scores = write_scene_score(paths, score, table)
+    if score:
         print(format_scores(scores))
     print(f"{seconds:.1f} s, {image.height * image.width / 1e6 / seconds:.3f} megapixels/s, "
           "optimising the graph included")
     print("written: " + ", ".join(paths.values()))
+    return score
 
 
 def check_bands(run, settings, bands):
@@ -212,18 +231,12 @@ def open_scene(scene, bands, settings, table):
         yield image, label
 
 
-def describe(scene, image):
-    stretch = input_tags(image).get("stretch")
-    return (f"{scene.name}: {image.height} x {image.width} pixels"
-            + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
-
-
 def find_scenes_to_map(args, settings):
     """The scenes that --image names, or the one that the run held out, from the data's folders."""
     if args.image:
         return scenes_of(args.image, args.label)
     if args.label:
-        raise ValueError(f"{args.label}: --label goes with --image; a scene of --origin has "
+        raise ValueError(f"{args.label[0]}: --label goes with --image; a scene of --origin has "
                          "its label beside it")
     folders = [args.origin or os.path.join(args.dataset, "origin")]
     if not args.origin:
@@ -234,15 +247,6 @@ def find_scenes_to_map(args, settings):
 def output_paths(args, scene):
     return map_paths(args.out, scene.name, scene.image_path.lower().endswith(TIFF),
                      args.probabilities, scores=scene.label_path is not None)
-
-
-def is_complete(args, scene):
-    """True, and says so, where an earlier call has written all that this one would."""
-    paths = output_paths(args, scene)
-    complete = all(map(os.path.exists, paths.values()))
-    if complete:
-        print(f"{scene.name}: {paths['class']} is there already; --overwrite maps it again")
-    return complete
 
 
 if __name__ == "__main__":

@@ -132,6 +132,48 @@ def test_command_line_takes_ids_and_colours(score, repository, tmp_path):
     assert "small.png: 39 x 30" in result.stderr
 
 
+def test_command_line_pools_patterns(score, repository, tmp_path):
+    table = read_classes(repository / "dataset/classes.csv")
+    random, pairs = np.random.default_rng(2), []
+    for number in range(12):
+        # Scenes of different size and quality: a mean of their scores is not the pooled score.
+        size = 2, 10 + 3 * number, 17
+        label, prediction = random.integers(0, len(table), size).astype(np.uint8)
+        right = random.random(label.shape) < number / 12
+        prediction[right] = label[right]
+        label[:2] = 255
+        write_png(str(tmp_path / f"in/{number}_mask.png"), label)
+        write_png(str(tmp_path / f"maps/{number}_sat_class.png"), prediction)
+        pairs.append((label, prediction))
+    flags = ("--label", f"{tmp_path}/in/*_mask.png", "--prediction",
+             f"{tmp_path}/maps/*_sat_class.png", "--csv", tmp_path / "pooled.csv")
+    result = score(*flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    label, prediction = _counted(*(np.concatenate([maps.ravel() for maps in side])
+                                   for side in zip(*pairs)))
+    iou = reference.jaccard_score(label, prediction, average=None)
+    scores = pd.read_csv(tmp_path / "pooled.csv", index_col="class")
+    np.testing.assert_allclose(scores["IoU"], [*iou, iou.mean()])
+    assert f"mean-IoU {iou.mean():.4f}" in result.stdout
+    assert f"({label.size:,} pixels)" in result.stdout
+    by_scene = pd.read_csv(tmp_path / "pooled_by_scene.csv", index_col="scene")
+    assert by_scene["pixels"].sum() == label.size
+    assert by_scene.loc[f"{tmp_path}/in/11_mask.png", "accuracy"] == pytest.approx(
+        reference.accuracy_score(*_counted(*pairs[11])))
+    # The screen shows the ten worst only.
+    assert "the 10 worst of 12" in result.stdout
+    assert "/0_mask.png" in result.stdout and "/11_mask.png" not in result.stdout
+
+    (tmp_path / "maps/7_sat_class.png").unlink()
+    result = score(*flags)
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+    assert "maps/7_sat_class.png: could not be read" in result.stderr
+    assert f"11 of 12 scenes; failed and left out: {tmp_path}/in/7_mask.png:" in result.stdout
+    others = _counted(*(np.concatenate([maps.ravel() for number, maps in enumerate(side)
+                                        if number != 7]) for side in zip(*pairs)))
+    assert f"accuracy {reference.accuracy_score(*others):.4f}" in result.stdout
+
+
 @pytest.mark.parametrize("step, expected_iou, expected_accuracy",
                          [(10000, "0.4057", "0.7020"), (50000, "0.7732", "0.8548")])
 def test_original_maps_get_their_published_scores(score, shared_data, step, expected_iou,

@@ -178,10 +178,10 @@ def test_names_of_scenes_are_checked_first(call, tmp_path):
     other = write_geotiff(tmp_path / "other" / "a.tif", samples_of(64, 64))
     with pytest.raises(ValueError, match="other/a.tif: .*in/a.tif is called a too"):
         call("--image", a, other)
-    with pytest.raises(FileNotFoundError, match="x.*: no scene matches"):
+    with pytest.raises(FileNotFoundError, match="x.*: no file matches that pattern; check --image"):
         call("--image", a, tmp_path / "x*.tif")
     b = write_geotiff(tmp_path / "in" / "b.tif", samples_of(64, 64))
-    with pytest.raises(ValueError, match="--label goes with a single --image; there are 2"):
+    with pytest.raises(ValueError, match="a.tif: 1 of --label for 2 of --image; give one"):
         call("--image", a, b, "--label", a)
     assert not call.models
 

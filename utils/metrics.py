@@ -1,23 +1,32 @@
 """How well a class map agrees with its label: confusion matrix, IoU, accuracy, boundary F1.
 
     python -m utils.metrics --label L.png --prediction P.png
+    python -m utils.metrics --label 'tiles/*_mask.png' --prediction 'predictions/*_class.png'
 """
 
 import argparse
+import os
+import sys
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
-from utils.cli import run_script
+from utils.cli import error_line, run_script
 from utils.files import write_text
-from utils.data.scenes import read_label
+from utils.data.rasters import Label
+from utils.data.scenes import paired_files
 
 # The joint histogram of so many pixels is taken at a time; more only costs memory.
 PIXELS_AT_ONCE = 1 << 22
 # Distance in pixels up to which two boundaries agree.
 BOUNDARY_TOLERANCE = 3
+# Rows of two files that are compared at a time.
+ROWS_AT_ONCE = 512
+# Scenes that the screen shows, the worst where there are more; the CSV has all.
+SHOWN_SCENES = 10
+NAMED_FAILURES = 5
 
 
 def confusion_matrix(label, prediction, num_classes):
@@ -85,7 +94,7 @@ class BoundaryF1:
     the classes that have a boundary in either map. A boundary pixel of a class has one of its four
     neighbours in another class. Pixels that are 255 in either map are taken out of both: they
     neither have nor make a boundary. Strips are of any height: the rows that they share are carried
-    over, so their score is exactly the scene's.
+    over, so their score is exactly the scene's. Counts of several scenes add up to those of all.
     """
 
     def __init__(self, num_classes, tolerance=BOUNDARY_TOLERANCE):
@@ -106,16 +115,15 @@ class BoundaryF1:
             rows = np.concatenate([self._held, rows], axis=1)
         self._count(rows, rows.shape[1] - self._margin)
 
-    def score(self):
-        """The mean F1 once all rows are added; NaN where no class has a boundary."""
+    def counts(self):
+        """int64 [classes, 4] once all rows are added, for `boundary_f1`."""
         if self._held is not None:
             self._count(self._held, self._held.shape[1])
-        predicted, right, labelled, found = self._counts.T
-        present = predicted + labelled > 0
-        precision, recall = _share(right, predicted), _share(found, labelled)
-        with np.errstate(invalid="ignore"):
-            f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
-        return float(f1[present].mean()) if present.any() else float("nan")
+        return self._counts
+
+    def score(self):
+        """The mean F1 once all rows are added; NaN where no class has a boundary."""
+        return boundary_f1(self.counts())
 
     def _count(self, rows, end):
         """Counts rows from self._counted to `end` of `rows`, then keeps what the next ones need."""
@@ -132,6 +140,16 @@ class BoundaryF1:
             self._counted = end
         first = max(0, self._counted - self._margin)
         self._held, self._counted = rows[:, first:].copy(), self._counted - first
+
+
+def boundary_f1(counts):
+    """The mean F1 of `BoundaryF1.counts`, of a scene or summed over scenes."""
+    predicted, right, labelled, found = counts.T
+    present = predicted + labelled > 0
+    precision, recall = _share(right, predicted), _share(found, labelled)
+    with np.errstate(invalid="ignore"):
+        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
+    return float(f1[present].mean()) if present.any() else float("nan")
 
 
 def _edges(maps):
@@ -175,6 +193,54 @@ def format_scores(scores):
             f"{total['accuracy']:.4f} ({int(total['label_pixels']):,} pixels)")
 
 
+def pool(matrices, table):
+    """(scores by scene, pooled scores): DataFrames, the second of `score_table`.
+
+    matrices: {scene: confusion matrix, or None for one that failed}. The pooled scores are those
+    of the sum of the matrices: every valid pixel counts the same, in whichever scene it lies. A
+    scene that failed has a row without scores, and is in no sum.
+    """
+    rows = []
+    for scene, matrix in matrices.items():
+        row = {"scene": scene, "state": "failed"}
+        if matrix is not None:
+            iou = intersection_over_union(matrix)
+            row |= {"state": "scored", "mean-IoU": mean_iou(matrix), "accuracy": accuracy(matrix),
+                    "pixels": matrix.sum()} | {
+                        f"IoU {name}": value for name, value in zip(table.names, iou)}
+        rows.append(row)
+    columns = ["scene", "state", "mean-IoU", "accuracy", "pixels",
+               *(f"IoU {name}" for name in table.names)]
+    by_scene = pd.DataFrame(rows, columns=columns).astype({"pixels": "Int64"})
+    scored = [matrix for matrix in matrices.values() if matrix is not None]
+    total = sum(scored, np.zeros((len(table), len(table)), np.int64))
+    return by_scene.set_index("scene"), score_table(total, table)
+
+
+def format_pooled(by_scene, scores):
+    """Both tables of `pool` as text for the screen: of many scenes the worst, failures first."""
+    failed, shown = by_scene["state"] != "scored", by_scene
+    title = "scores by scene"
+    if len(by_scene) > SHOWN_SCENES:
+        title += f", the {SHOWN_SCENES} worst of {len(by_scene)}"
+        shown = by_scene.assign(scored=~failed).sort_values(["scored", "mean-IoU"], kind="stable")
+        shown = shown.head(SHOWN_SCENES)
+    shown = shown[["state", "mean-IoU", "accuracy", "pixels"]]
+    text = shown.to_string(na_rep="-", float_format="{:.4f}".format)
+    return (f"{title}:\n{text}\n{pooled_over(len(by_scene), by_scene.index[failed].tolist())}:\n"
+            f"{format_scores(scores)}")
+
+
+def pooled_over(count, failed):
+    """What pooled scores are of: a line without its end. failed: names of those of `count` scenes
+    that are left out."""
+    names = ", ".join(failed[:NAMED_FAILURES])
+    more = len(failed) - NAMED_FAILURES
+    return (f"pooled over the valid pixels of {count - len(failed)} of {count} scenes"
+            + (f"; failed and left out: {names}" if failed else "")
+            + (f" and {more} more" if more > 0 else ""))
+
+
 def _share(part, whole):
     """part / whole in float64, NaN where whole is 0."""
     with np.errstate(invalid="ignore"):
@@ -185,25 +251,54 @@ def _size(labels):
     return " x ".join(map(str, labels.shape))
 
 
+def confusion_of_files(label_path, prediction_path, table):
+    """The confusion matrix of two files of ids or colours. Raises ValueError, OSError."""
+    matrix = np.zeros((len(table), len(table)), np.int64)
+    with Label(label_path, table) as label, Label(prediction_path, table) as prediction:
+        size, other = (f"{one.height} x {one.width}" for one in (label, prediction))
+        if size != other:
+            raise ValueError(f"{prediction_path}: {other} pixels (height x width), but "
+                             f"{label_path} has {size}; give two maps of one scene")
+        for top in range(0, label.height, ROWS_AT_ONCE):
+            window = top, 0, min(ROWS_AT_ONCE, label.height - top), label.width
+            matrix += confusion_matrix(label.read(*window), prediction.read(*window), len(table))
+    return matrix
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Score a class map against its label.",
+    parser = argparse.ArgumentParser(description="Score class maps against their labels.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--label", required=True, metavar="FILE", help="class ids or colours")
-    parser.add_argument("--prediction", required=True, metavar="FILE", help="class ids or colours")
+    parser.add_argument("--label", required=True, nargs="+", metavar="FILE",
+        help="class ids or colours; of several scenes as files or patterns ('a/*_mask.png')")
+    parser.add_argument("--prediction", required=True, nargs="+", metavar="FILE",
+        help="class ids or colours; one for each of --label, or a pattern whose star stands for "
+        "that of --label ('b/*_class.png')")
     parser.add_argument("--classes", default=DEFAULT_TABLE, metavar="FILE", help="class table")
-    parser.add_argument("--csv", default=None, metavar="FILE", help="also save the table here")
+    parser.add_argument("--csv", default=None, metavar="FILE",
+        help="also save the table here and, of several scenes, that by scene as FILE_by_scene.csv")
     arguments = parser.parse_args()
 
     table = read_classes(arguments.classes)
-    label = read_label(arguments.label, table)
-    prediction = read_label(arguments.prediction, table)
-    if label.shape != prediction.shape:
-        raise ValueError(f"{arguments.prediction}: {_size(prediction)} pixels (height x width), "
-                         f"but {arguments.label} has {_size(label)}; give two maps of one scene")
-    scores = score_table(confusion_matrix(label, prediction, len(table)), table)
-    print(format_scores(scores))
+    pairs = paired_files(arguments.label, arguments.prediction, ("--label", "--prediction"))
+    matrices, errors = {}, []
+    for label, prediction in pairs.items():
+        try:
+            matrices[label] = confusion_of_files(label, prediction, table)
+        except (ValueError, OSError) as error:
+            if len(pairs) == 1:
+                raise
+            matrices[label] = None
+            errors.append(error_line(error))
+    by_scene, scores = pool(matrices, table)
+    print(format_pooled(by_scene, scores) if len(pairs) > 1 else format_scores(scores))
     if arguments.csv:
         write_text(arguments.csv, scores.to_csv())
+        if len(pairs) > 1:
+            stem, extension = os.path.splitext(arguments.csv)
+            write_text(f"{stem}_by_scene{extension}", by_scene.to_csv())
+    for line in errors:
+        print(line, file=sys.stderr)
+    return 2 if errors else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import re
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ from utils.data.rasters import RGB, Image, Label, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
+WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
 
 @dataclass(frozen=True)
@@ -58,30 +60,88 @@ def choose_scenes(scenes, names, folder):
     return [scenes[name] for name in names]
 
 
-def scenes_of(names, label=None):
+def scenes_of(names, labels=()):
     """The scenes that `names` name, as paths or patterns ('folder/*.tif', which leave labels out).
 
-    label: path of the label where there is one scene. Raises ValueError, FileNotFoundError.
+    labels: their labels, as for `paired_files`. Raises ValueError, FileNotFoundError.
     """
-    paths = []
-    for name in names:
-        found = [name] if os.path.exists(name) or not glob.has_magic(name) else [
-            path for path in sorted(glob.glob(name, recursive=True))
-            if not os.path.splitext(path)[0].endswith(LABEL_SUFFIX)]
-        if not found:
-            raise FileNotFoundError(f"{name}: no scene matches that pattern; check --image")
-        paths += found
-    paths = list(dict.fromkeys(paths))
-    if label and len(paths) > 1:
-        raise ValueError(f"{label}: --label goes with a single --image; there are {len(paths)}")
+    def is_label(path):
+        return os.path.splitext(path)[0].endswith(LABEL_SUFFIX)
+
+    pairs = paired_files(names, labels, ("--image", "--label"), is_label)
+    label_paths = set(pairs.values())
     scenes = {}
-    for path in paths:
+    for path, label in pairs.items():
+        if path in label_paths - {label}:
+            continue  # the pattern of the images matches the labels too
+        if label and not os.path.exists(label):
+            raise FileNotFoundError(f"{path}: its label {label} is missing; check --label")
         name = os.path.splitext(os.path.basename(path))[0]
         if name in scenes:
             raise ValueError(f"{path}: {scenes[name].image_path} is called {name} too, so their "
                              "maps would have one name; give them in two calls with other --out")
         scenes[name] = Scene(name, path, label)
     return list(scenes.values())
+
+
+def paired_files(names, partners, flags, left_out=lambda path: False):
+    """{path: path of its partner, or None without `partners`} of the files that `names` name.
+
+    names: paths or patterns. partners: one for each of `names` in their order, or one pattern for
+    all. A star in a partner stands for what the star of its name's pattern stands for, or for the
+    stem of a single file. One star for several stands for all from the first to the last of them
+    in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the paths that a pattern matches.
+    Raises ValueError, FileNotFoundError.
+    """
+    if len(partners) == 1 and _is_pattern(partners[0]):
+        partners = partners * len(names)
+    if partners and len(partners) != len(names):
+        raise ValueError(f"{partners[0]}: {len(partners)} of {flags[1]} for {len(names)} of "
+                         f"{flags[0]}; give one for each, or one quoted pattern ('masks/*.png')")
+    pairs = {}
+    for name, partner in zip(names, partners or [None] * len(names)):
+        paths = [name]
+        if _is_pattern(name):
+            paths = [path for path in sorted(glob.glob(name, recursive=True))
+                     if not left_out(path)]
+        if not paths:
+            raise FileNotFoundError(f"{name}: no file matches that pattern; check {flags[0]}")
+        if partner and len(paths) > 1 and not _is_pattern(partner):
+            raise ValueError(f"{partner}: one file of {flags[1]} for the {len(paths)} of {name}; "
+                             "put a star where their names differ, and quote it")
+        for path in paths:
+            pairs.setdefault(path, partner and _partner_of(path, name, partner))
+    return pairs
+
+
+def _is_pattern(name):
+    return glob.has_magic(name) and not os.path.exists(name)
+
+
+def _partner_of(path, pattern, partner):
+    """`partner` with what the stars of `pattern` stand for in `path` in place of its own."""
+    if not _is_pattern(partner):
+        return partner
+    values, fixed = [os.path.splitext(os.path.basename(path))[0]], WILDCARDS.split(partner)[::2]
+    if _is_pattern(pattern):
+        path, parts = os.path.normpath(path), WILDCARDS.split(os.path.normpath(pattern))
+        groups = {"**/": "((?:.*/)?)", "*": "([^/]*)", "?": "([^/])"}
+        found = re.fullmatch("".join(
+            groups.get(part, f"({part.replace('[!', '[^')})") if number % 2 else re.escape(part)
+            for number, part in enumerate(parts)), path)
+        if not found:
+            raise ValueError(f"{pattern}: what its stars stand for in {path} is not clear; "
+                             "use no other wildcards than *")
+        values = found.groups()
+        spans = [found.span(number) for number, part in enumerate(parts[1::2], start=1)
+                 if part != "**/"]
+        if len(fixed) == 2 and spans:
+            spans = [span for span in spans if span[0] > path.rfind("/")] or spans[-1:]
+            values = [path[spans[0][0]:spans[-1][1]]]
+    if len(values) != len(fixed) - 1:
+        raise ValueError(f"{partner}: {len(fixed) - 1} stars, but {pattern} has {len(values)}; "
+                         "give as many, or one for the name")
+    return "".join(part + value for part, value in zip(fixed, (*values, "")))
 
 
 def held_out_scene(folders, name):

@@ -1,9 +1,10 @@
-"""Ways of putting a map together, scored side by side on one labelled scene."""
+"""Ways of putting a map together, scored side by side on labelled scenes."""
 
 import contextlib
 import os
 import time
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,19 @@ import pandas as pd
 from utils.cli import progress
 from utils.files import write_text
 from utils.inference.predictor import predict_classes
-from utils.metrics import BoundaryF1, accuracy, confusion_matrix, mean_iou
+from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou, pooled_over
 
 # Scales that are compared where the chosen options name no others.
 COMPARED_SCALES = (0.75, 1.0, 1.25)
+
+
+class Measured(NamedTuple):
+    """What one method did on a scene; sums over scenes are what it did on all of them."""
+
+    matrix: np.ndarray  # of confusion_matrix
+    boundary: np.ndarray  # counts of BoundaryF1
+    seconds: float
+    megapixels: float
 
 
 def compared_options(chosen):
@@ -30,28 +40,42 @@ def compared_options(chosen):
 
 
 def compare_options(image, label, named_options, predictors, num_classes):
-    """DataFrame with a row for each of `named_options`: scores, seconds, megapixels per second,
-    options.
+    """[Measured for each of `named_options`] on one scene.
 
     image, label: open utils.data.rasters.Image and Label of one size. predictors: of
     `open_predictors`, in the same order. The seconds hold reading and scoring, which overlap with
     the graph, but not the graph's first call, which optimises it.
     """
-    return pd.DataFrame([_score(image, label, name, options, predict, num_classes)
-                         for (name, options), predict in zip(named_options.items(), predictors)]
-                        ).set_index("method")
+    return [_measure(image, label, name, options, predict, num_classes)
+            for (name, options), predict in zip(named_options.items(), predictors)]
 
 
-def write_comparison(folder, name, comparison):
-    """Prints the methods side by side and saves them as <folder>/<name>_compare.csv."""
+def write_comparison(path, measured, named_options):
+    """Prints the methods side by side and saves them as CSV: scores, seconds, megapixels per
+    second, options. measured: of `compare_options`."""
+    comparison = pd.DataFrame([_row(name, options, one) for (name, options), one
+                               in zip(named_options.items(), measured)]).set_index("method")
     print(comparison.round({"mean-IoU": 4, "accuracy": 4, "boundary F1": 4, "seconds": 1,
                             "megapixels/s": 3}).to_string())
-    path = os.path.join(folder, f"{name}_compare.csv")
     write_text(path, comparison.to_csv())
     print(f"written: {path}")
 
 
-def _score(image, label, name, options, predict, num_classes):
+def report_pooled_comparison(folder, ending, scene_measured, named_options):
+    """Pools the methods' counts over scenes, as <folder>/compare.csv.
+
+    ending: of its name, before '.csv'. scene_measured: {scene: list of `compare_options`, or None
+    for one that failed}.
+    """
+    failed = [name for name, measured in scene_measured.items() if measured is None]
+    print(f"{pooled_over(len(scene_measured), failed)}:")
+    done = [measured for measured in scene_measured.values() if measured is not None]
+    if done:
+        pooled = [Measured(*map(sum, zip(*scenes))) for scenes in zip(*done)]
+        write_comparison(os.path.join(folder, f"compare{ending}.csv"), pooled, named_options)
+
+
+def _measure(image, label, name, options, predict, num_classes):
     window = options.window
     predict(np.zeros((options.batch_size, window, window, len(image.chosen_bands)), np.uint8))
     matrix, boundary = np.zeros((num_classes, num_classes), np.int64), BoundaryF1(num_classes)
@@ -64,8 +88,13 @@ def _score(image, label, name, options, predict, num_classes):
             boundary.add(labels, classes)
             bar.update(len(classes))
     seconds = time.perf_counter() - started
+    return Measured(matrix, boundary.counts(), seconds, image.height * image.width / 1e6)
+
+
+def _row(name, options, measured):
     told = asdict(options) | {"scales": " ".join(map(str, options.scales))}
+    matrix, boundary, seconds, megapixels = measured
     return {"method": name, "mean-IoU": mean_iou(matrix), "accuracy": accuracy(matrix),
-            "boundary F1": boundary.score(), "seconds": seconds,
-            "megapixels/s": image.height * image.width / 1e6 / seconds} | {
+            "boundary F1": boundary_f1(boundary), "seconds": seconds,
+            "megapixels/s": megapixels / seconds} | {
                 key: told[key] for key in ("overlap", "blend", "rotations", "flips", "scales")}

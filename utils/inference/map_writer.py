@@ -32,7 +32,8 @@ def map_paths(folder, name, is_tiff, probabilities=False, scores=False):
     if probabilities:
         endings["probabilities"] = "probabilities.tif"
     if scores:
-        endings |= {"confusion": "confusion.png", "scores": "scores.csv"}
+        endings |= {"confusion": "confusion.png", "scores": "scores.csv",
+                    "matrix": "confusion.json"}
     return {key: os.path.join(folder, f"{name}_{ending}") for key, ending in endings.items()}
 
 
@@ -42,6 +43,27 @@ def input_tags(image):
     if image.stretch is not None:
         tags["stretch"] = ", ".join(f"{low:g} {high:g}" for low, high in image.stretch)
     return tags
+
+
+def describe(image):
+    """Size and stretch of an open Image, for the screen."""
+    stretch = input_tags(image).get("stretch")
+    return (f"{image.height} x {image.width} pixels"
+            + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
+
+
+def find_complete(scene_paths):
+    """The set of the scenes of which an earlier call has written every file; says so.
+
+    scene_paths: {scene: its `map_paths`}.
+    """
+    complete = [scene for scene, paths in scene_paths.items()
+                if all(map(os.path.exists, paths.values()))]
+    if complete:
+        first, more = scene_paths[complete[0]]["class"], len(complete) - 1
+        print(f"{first} and {more} more are there already; --overwrite maps them again" if more
+              else f"{first} is there already; --overwrite maps it again")
+    return set(complete)
 
 
 def check_output_folder(folder, scenes):
