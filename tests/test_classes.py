@@ -190,3 +190,10 @@ def test_a_real_mask_of_deepglobe_is_read_by_its_table(repository, shared_data):
     codes = mask[..., 0] * 4 + mask[..., 1] * 2 + mask[..., 2]
     meant = {3: 0, 6: 1, 5: 2, 2: 3, 1: 4, 7: 5, 0: 255, 4: 255}
     np.testing.assert_array_equal(read_label(path, table), np.vectorize(meant.get)(codes))
+
+
+def test_maps_hold_ids_whatever_values_labels_hold(rich):
+    np.testing.assert_array_equal(decode_values(np.uint8([[0, 1, 255]]), rich.of_maps(), "m"),
+                                  [[0, 1, 255]])
+    np.testing.assert_array_equal(decode_colours(colour_map(np.uint8([[0, 1, 255]]), rich),
+                                                 rich.of_maps(), "m"), [[0, 1, 255]])

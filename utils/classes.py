@@ -2,7 +2,7 @@
 
 import functools
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,11 @@ class ClassTable:
         if not set(named) - {ALL_OTHERS}:
             named |= {number: number for number in range(len(self))}
         return {IGNORE: IGNORE} | named
+
+    def of_maps(self):
+        """The table by which maps are read: predict.py writes ids, whatever values labels hold."""
+        return replace(self, rows=tuple(row._replace(values=()) for row in self.rows
+                                        if row.colour not in (None, ALL_OTHERS)))
 
     def to_settings(self):
         """The table as plain values for JSON; `from_settings` is its inverse."""

@@ -254,7 +254,7 @@ def _size(labels):
 def confusion_of_files(label_path, prediction_path, table):
     """The confusion matrix of two files of ids or colours. Raises ValueError, OSError."""
     matrix = np.zeros((len(table), len(table)), np.int64)
-    with Label(label_path, table) as label, Label(prediction_path, table) as prediction:
+    with Label(label_path, table) as label, Label(prediction_path, table.of_maps()) as prediction:
         size, other = (f"{one.height} x {one.width}" for one in (label, prediction))
         if size != other:
             raise ValueError(f"{prediction_path}: {other} pixels (height x width), but "

@@ -173,7 +173,8 @@ def main():
     arguments = parser.parse_args()
     table = read_classes(arguments.classes)
     image = read_image(arguments.image)
-    maps = [read_label(path, table) for path in (arguments.label, arguments.prediction)]
+    maps = [read_label(arguments.label, table),
+            read_label(arguments.prediction, table.of_maps())]
     for path, ids in zip((arguments.label, arguments.prediction), maps):
         if ids.shape != image.shape[:2]:
             raise ValueError(f"{path}: not of the size of {arguments.image}")
