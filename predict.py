@@ -18,6 +18,7 @@ import numpy as np
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
 from utils.data.rasters import RGB, TIFF, Image, Label
+from utils.data.tiles import held_out_scenes
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
@@ -232,16 +233,21 @@ def open_scene(scene, bands, settings, table):
 
 
 def find_scenes_to_map(args, settings):
-    """The scenes that --image names, or the one that the run held out, from the data's folders."""
+    """The scenes that --image names, or those that the run held out, from the data's folders."""
     if args.image:
         return scenes_of(args.image, args.label)
     if args.label:
         raise ValueError(f"{args.label[0]}: --label goes with --image; a scene of --origin has "
                          "its label beside it")
+    names = args.test_scene or settings.test_scenes or [TEST_SCENE]
+    noted = [] if args.origin else held_out_scenes(args.dataset)
+    by_name = {scene.name: scene for scene in noted}
+    if noted and set(names) <= set(by_name):
+        return [by_name[name] for name in names]
     folders = [args.origin or os.path.join(args.dataset, "origin")]
     if not args.origin:
         folders.append(os.path.join(args.dataset, "test"))
-    return [held_out_scene(folders, args.test_scene or settings.test_scene or TEST_SCENE)]
+    return [held_out_scene(folders, name) for name in names]
 
 
 def output_paths(args, scene):

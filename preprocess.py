@@ -2,8 +2,9 @@
 
     python preprocess.py
     python preprocess.py --dataset dataset/demo --tiles 4000 --seed 1
+    python preprocess.py --images 'train/*_sat.jpg' --labels 'train/*_mask.png'
 
-Reads <dataset>/origin; writes <dataset>/train, <dataset>/validation and their lists.
+Reads <dataset>/origin, or what the flags name; writes <dataset>/train, <dataset>/validation and their lists.
 """
 
 import os
@@ -18,11 +19,15 @@ from utils.cli import (argument_parser, leave_on_signals, positive, probability,
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
-from utils.data.scenes import choose_scenes, common_stretch, find_scenes, read_scene
-from utils.data.tiles import (TRAINING_LIST, check_free_space, class_frequencies,
+from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
+                                    write_scene_table)
+from utils.data.scenes import common_stretch, read_scene
+from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
+from utils.inference.sliding_window import window_starts
 
 TILES_AT_ONCE = 32
+MANY_SCENES = 50  # from so many on reading them shows a bar
 TRIAL_TILES = 32  # of so many the size is measured before any is written
 # First words of the random seeds, so that no two purposes ever draw the same numbers.
 FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
@@ -34,6 +39,10 @@ def parse_arguments(arguments=None):
     add = parser.add_argument_group("scenes").add_argument
     add("--scenes", nargs="+", metavar="NAME",
         help="scenes to train on; by default all labelled ones but --test_scene")
+    add_scene_flags(add)
+    add("--scene_table", metavar="CSV",
+        help="table of scenes (image, label, split) instead of patterns; python -m "
+        "utils.data.scene_table writes one")
     add("--bands", type=positive, nargs="+", metavar="BAND",
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
@@ -76,25 +85,34 @@ def main():
     leave_on_signals()
     cv2.setNumThreads(1)  # the workers already fill the cores
     table = read_classes(args.classes)
-    names, images, labels, stretch = read_training_scenes(args, table)
-    blocks = [choose_validation_tiles(label, args.tile_size, args.validation_fraction,
-                                     random_for(FOR_VALIDATION, args.seed, scene))
-             for scene, label in enumerate(labels)]
-    plan = plan_crops(args, labels, blocks)
+    scenes = scenes_by_split(args)
+    training, validation = scenes[TRAIN], scenes[VALIDATION]
+    stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
+    images, labels = read_labelled(args, table, training + validation, stretch)
+    # Where validation scenes are given, the training scenes keep all their pixels.
+    blocks = [choose_validation_tiles(
+        label, args.tile_size, 0 if validation else args.validation_fraction,
+        random_for(FOR_VALIDATION, args.seed, scene))
+        for scene, label in enumerate(labels[:len(training)])]
+    plan = plan_crops(args, labels[:len(training)], blocks)
+    blocks += [whole_grid(label, args.tile_size) for label in labels[len(training):]]
 
     with replacing_tile_set(args.dataset) as folder:
         trial = np.unique(np.linspace(0, args.tiles - 1, TRIAL_TILES).astype(int)).tolist()
         check_free_space(args.dataset, args.tiles + sum(map(len, blocks)), [
             cut_tile(number, args, images, labels, plan)[:2] for number in trial])
-        validation, validation_pixels = write_validation_tiles(folder, args, images, labels, blocks)
-        training, training_pixels = write_training_tiles(folder, args, images, labels, plan)
+        validation_tiles, validation_pixels = write_validation_tiles(folder, args, images, labels,
+                                                                     blocks)
+        training_tiles, training_pixels = write_training_tiles(folder, args, images, labels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
-        write_lists(folder, names, training, validation, frequencies, (args.bands, stretch))
+        write_lists(folder, [scene.name for scene in training + validation], training_tiles,
+                    validation_tiles, frequencies, (args.bands, stretch))
+        write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    print(f"{len(training)} training tiles of scenes {', '.join(names)}, {len(validation)} "
-          f"validation tiles: {os.path.join(args.dataset, TRAINING_LIST)}")
-    if not validation:
+    print(f"{len(training_tiles)} training tiles of scenes {named(s.name for s in training)}, "
+          f"{len(validation_tiles)} validation tiles: {os.path.join(args.dataset, TRAINING_LIST)}")
+    if not validation_tiles:
         print("warning: there are no validation tiles, so training cannot choose its best "
               "checkpoint; use larger scenes, a larger --validation_fraction or smaller tiles")
 
@@ -110,33 +128,36 @@ def random_for(purpose, seed, index=0):
     return np.random.default_rng([purpose, seed, index])
 
 
-def read_training_scenes(args, table):
-    """(names, images, labels, stretch) of the scenes to train on, each checked. ValueError,
-    OSError."""
-    folder = args.origin or os.path.join(args.dataset, "origin")
-    scenes = find_scenes(folder)
-    if args.scenes:
-        if args.test_scene in args.scenes:
-            raise ValueError(f"scene {args.test_scene} is held out (--test_scene) and cannot be "
-                             "trained on; take it out of --scenes or hold out another")
-        chosen = choose_scenes(scenes, list(dict.fromkeys(args.scenes)), folder)
-    else:
-        # Checked, since a misspelt name would let the held-out scene into the training tiles.
-        choose_scenes(scenes, [args.test_scene], f"{folder} (--test_scene)")
-        chosen = [scene for name, scene in scenes.items()
-                  if name != args.test_scene and scene.label_path]
-        if not chosen:
-            raise FileNotFoundError(
-                f"{folder}: no scene but the held-out {args.test_scene} has a label "
-                "(N_class.png beside N.png)")
-    stretch = args.bands and common_stretch([scene.image_path for scene in chosen], args.bands)
-    images, labels = zip(*(read_scene(scene, table, args.bands, stretch) for scene in chosen))
-    for scene, label in zip(chosen, labels):
+def read_labelled(args, table, scenes, stretch):
+    """(images, labels) of these scenes, each checked. Raises ValueError, OSError."""
+    images, labels = [], []
+    for scene in progress_of(scenes):
+        image, label = read_scene(scene, table, args.bands, stretch)
         if min(label.shape) < args.tile_size:
             raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
                              f"(height x width), smaller than a tile of {args.tile_size}; leave "
                              "it out with --scenes or choose a smaller --tile_size")
-    return [scene.name for scene in chosen], images, labels, stretch
+        images.append(image)
+        labels.append(label)
+    return images, labels
+
+
+def progress_of(scenes):
+    """The scenes one after the other, with a bar where there are many."""
+    if len(scenes) < MANY_SCENES:
+        yield from scenes
+        return
+    with progress(len(scenes), " scenes", "reading") as bar:
+        for scene in scenes:
+            yield scene
+            bar.update()
+
+
+def whole_grid(label, tile_size):
+    """Corners int [tiles, 2] of the tiles that cover a validation scene; its last row and column
+    are shifted inward to end with it."""
+    rows, columns = (window_starts(length, tile_size, 0) for length in label.shape)
+    return np.array([(row, column) for row in rows for column in columns])
 
 
 def plan_crops(args, labels, blocks):

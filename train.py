@@ -219,12 +219,11 @@ def main():
     run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
     check_writable(run)
     tile_set = TileSet(args.dataset, read_classes(args.classes))
-    origin = args.origin or os.path.join(args.dataset, "origin")
-    held_out = read_held_out(origin, args.test_scene, tile_set)
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
-    settings = choose_settings(args, tile_set, before)
+    held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size)
+    settings = choose_settings(args, tile_set, held_out.names, before)
     weights = None
     if before:
         check_same_settings(run, settings, defaults | {"precision": FLOAT32})
@@ -262,9 +261,10 @@ def main():
         return train(args, session, graph, run, tile_set, devices, chief)
 
 
-def choose_settings(args, tile_set, before):
-    """The RunSettings that the flags describe. before: those of the run that is resumed, or None:
-    its weights come from where they came from, whatever --pretrained says now."""
+def choose_settings(args, tile_set, held_out, before):
+    """The RunSettings that the flags describe. held_out: names of scenes. before: those of the run
+    that is resumed, or None: its weights come from where they came from, whatever --pretrained
+    says now."""
     crop_size = args.crop_size or tile_set.tile_size
     check_crop(tile_set.tile_size, crop_size, args.augment_online, args.scale_range)
     recipe = recipe_of(vars(args), tile_set.fingerprint)
@@ -277,7 +277,7 @@ def choose_settings(args, tile_set, before):
         num_classes=len(tile_set.table), backbone=args.backbone, output_stride=args.output_stride,
         multi_grid=args.multi_grid, decoder=args.decoder, width=args.width, pool1_padding=padding,
         in_channels=tile_set.channels)
-    return RunSettings(config, tile_set.table, crop_size, args.test_scene, recipe,
+    return RunSettings(config, tile_set.table, crop_size, held_out, recipe,
                        **tile_set.noted_bands)
 
 

@@ -58,7 +58,7 @@ def train(arguments, run, flags, seed):
     Its output goes to <logs>/<run>.txt. Raises ValueError with its last line where it fails.
     """
     command = python("train.py", "--dataset", arguments.dataset, "--classes", arguments.classes,
-                     "--test_scene", arguments.test_scene, "--logs", arguments.logs, "--run", run,
+                     "--test_scene", *arguments.test_scene, "--logs", arguments.logs, "--run", run,
                      "--seed", seed, "--test_display", arguments.steps, *shlex.split(flags))
     command += ["--origin", arguments.origin] if arguments.origin else []
     path = os.path.join(arguments.logs, f"{run}.txt")

@@ -163,7 +163,7 @@ def main():
     run = find_run(arguments.logs, arguments.run)
     settings = RunSettings.read(run)
     origin = arguments.origin or f"{arguments.dataset}/origin"
-    scene = choose_scenes(find_scenes(origin), [arguments.test_scene], origin)[0]
+    scene = choose_scenes(find_scenes(origin), arguments.test_scene, origin)[0]
     image, label = (part[:arguments.rows] for part in read_scene(scene, settings.classes))
     print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels as a tiled GeoTIFF")
     with tempfile.TemporaryDirectory() as folder:

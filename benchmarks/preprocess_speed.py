@@ -118,7 +118,7 @@ def main():
     def preprocess(tiles):
         return cost(lambda folder: call(
             "preprocess.py", "preprocess.py", "--dataset", folder, "--origin", origin, "--scenes",
-            *options.scenes, "--test_scene", options.test_scene, "--classes", options.classes,
+            *options.scenes, "--test_scene", *options.test_scene, "--classes", options.classes,
             "--seed", options.seed, "--tiles", tiles, "--tile_size", SIZE, "--crops_per_scene",
             "equal", "--validation_fraction", 0, "--processes", options.processes), options.out)
 

@@ -164,7 +164,7 @@ def main():
                         help="draw it from one grid instead of counting over sixteen")
     arguments = parser.parse_args()
     origin = arguments.origin or f"{arguments.dataset}/origin"
-    scenes = choose_scenes(find_scenes(origin), arguments.scenes or [arguments.test_scene], origin)
+    scenes = choose_scenes(find_scenes(origin), arguments.scenes or arguments.test_scene, origin)
     run = find_run(arguments.logs, arguments.run)
     settings = RunSettings.read(run)
     window = settings.crop_size

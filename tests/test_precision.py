@@ -15,6 +15,7 @@ from utils.classes import read_classes
 from utils.distributed.devices import Devices
 from utils.precision import AUTO, BFLOAT16, FLOAT32, faster
 from utils.training import run as runs
+from utils.training.evaluation import HeldOut
 from utils.training.optimizer import repeatable_config
 
 
@@ -149,13 +150,13 @@ class Reached(Exception):
 def start(settings, tiny, chosen, tmp_path, monkeypatch):
     """start(*flags): the precisions, of flags and of settings, with which train.main begins."""
     monkeypatch.setattr(train, "choose_devices", lambda *_: Devices(config=repeatable_config()))
-    monkeypatch.setattr(train, "TileSet", lambda *_: None)
-    monkeypatch.setattr(train, "read_held_out", lambda *_: None)
+    monkeypatch.setattr(train, "TileSet", lambda *_: types.SimpleNamespace(tile_size=32))
+    monkeypatch.setattr(train, "read_held_out", lambda *_: HeldOut(["5"], [], True))
     run, began = tmp_path / "run", []
 
-    def choose_settings(args, tile_set, before):
+    def choose_settings(args, tile_set, held_out, before):
         recipe = runs.recipe_of(vars(args), "checksum")
-        return runs.RunSettings(settings.model, settings.classes, 32, "5", recipe)
+        return runs.RunSettings(settings.model, settings.classes, 32, held_out, recipe)
 
     def build_graph(args, settings, tile_set, devices):
         settings.write(str(run))

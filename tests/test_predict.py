@@ -179,7 +179,7 @@ def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_sc
 def test_held_out_scene_is_found(scene, tmp_path, capsys):
     def found(*arguments, test_scene=None):
         args = predict.parse_arguments([*map(str, arguments)])
-        settings = RunSettings(ModelConfig(3), TABLE, WINDOW, test_scene)
+        settings = RunSettings(ModelConfig(3), TABLE, WINDOW, test_scene and [test_scene])
         return predict.find_scenes_to_map(args, settings)[0]
 
     folder = os.path.dirname(scene[0])

@@ -22,8 +22,8 @@ def argument_parser(description):
                         help="working folder: scenes, tiles and their lists")
     parser.add_argument("--origin", default=None, metavar="FOLDER",
                         help="folder of the labelled scenes; by default origin/ in --dataset")
-    parser.add_argument("--test_scene", default=TEST_SCENE,
-                        help="name of the held-out scene, never trained on")
+    parser.add_argument("--test_scene", nargs="+", default=[TEST_SCENE], metavar="NAME",
+                        help="names of the held-out scenes, never trained on, also as patterns")
     parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
                         help="class table: id, name, colour")
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")

@@ -14,24 +14,25 @@ import train
 SCRIPTS = {"preprocess.py": preprocess, "train.py": train, "predict.py": predict}
 # benchmarks/ccf.sh: what chooses a place or a machine's way, and what has no effect unless another
 # flag is given. All others must be said there, whatever their default is.
-FREE = {"origin", "dataset", "logs", "run", "out", "classes", "pretrained", "precision", "processes",
+FREE = {"images", "labels", "validation_images", "validation_labels", "test_images", "test_labels",
+        "scene_table", "origin", "dataset", "logs", "run", "out", "classes", "pretrained", "precision", "processes",
         "workers", "devices", "slurm", "list", "bands", "part", "probabilities", "compare",
         "export", "image", "label", "power", "momentum", "focal_gamma", "crop_size", "scale_range",
         "colour_jitter"}
 # The original's protocol.
-CUT = {"scenes": list("1234"), "test_scene": "5", "seed": 0, "tiles": 100000, "tile_size": 256,
+CUT = {"scenes": list("1234"), "test_scene": ["5"], "seed": 0, "tiles": 100000, "tile_size": 256,
        "crops_per_scene": "area", "rare_class_weight": 0, "validation_fraction": 0.1,
        "rotate_90": 0.25, "rotate_180": 0.25, "rotate_270": 0.25, "flip_horizontal": 0.25,
        "flip_vertical": 0.25, "gamma": 0.25, "gamma_range": [0.67, 1.5], "blur": 0.25,
        "bilateral": 0.25, "gaussian_blur": 0.25, "noise": 0.2}
-TRAIN = {"test_scene": "5", "seed": 0, "steps": 50000, "batch_size": 16, "optimizer": "adam",
+TRAIN = {"test_scene": ["5"], "seed": 0, "steps": 50000, "batch_size": 16, "optimizer": "adam",
          "learning_rate": 2e-4, "schedule": "step", "weight_decay": 5e-4, "loss": "cross_entropy",
          "class_weights": "none", "hard_pixels": 1, "label_smoothing": 0, "ema": 0,
          "backbone_lr_factor": 1, "backbone": "resnet_v2_50", "width": 1, "output_stride": 16,
          "multi_grid": [1, 2, 4], "batch_norm_decay": 0.99, "test_display": 500,
          "save_every": 500, "summary_every": 20, "pretrained": "imagenet", "precision": "float32",
          "run": "ccf"}
-PREDICT = {"test_scene": "5", "checkpoint": "best", "window": 256, "overlap": 0.5,
+PREDICT = {"test_scene": ["5"], "checkpoint": "best", "window": 256, "overlap": 0.5,
            "blend": "cosine", "batch_size": 4, "rotations": 4, "scales": [1], "run": "ccf",
            "precision": "float32", "overwrite": True}
 

@@ -20,7 +20,7 @@ from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSett
 
 CLASSES = [{"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]
 PLAIN = {"model": {"num_classes": 2}, "tile_size": 64, "classes": CLASSES}
-SAME = RunSettings(ModelConfig(2), ClassTable.from_settings(CLASSES), 64, "5",
+SAME = RunSettings(ModelConfig(2), ClassTable.from_settings(CLASSES), 64, ["5"],
                    {"seed": 0, "scale_range": [1.0, 1.0]})
 BANDS = {"bands": [3, 2, 1], "stretch": [[0, 1000]] * 3}
 

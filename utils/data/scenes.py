@@ -19,11 +19,13 @@ WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene on disk; `label_path` is None where there is no label."""
+    """One scene on disk; `label_path` is None where there is no label. split: 'train',
+    'validation', 'test', or None where it is not said."""
 
     name: str
     image_path: str
     label_path: str = None
+    split: str = None
 
 
 def find_scenes(folder):
@@ -55,8 +57,9 @@ def choose_scenes(scenes, names, folder):
     """The scenes called `names`, in that order. Raises ValueError naming one that is missing."""
     missing = [name for name in names if name not in scenes]
     if missing:
-        raise ValueError(f"{folder}: there is no scene {', '.join(missing)}; "
-                         f"there are {', '.join(scenes)}")
+        shown = ", ".join([*scenes][:20]) + (f" and {len(scenes) - 20} more" if len(scenes) > 20
+                                             else "")
+        raise ValueError(f"{folder}: there is no scene {', '.join(missing)}; there are {shown}")
     return [scenes[name] for name in names]
 
 
@@ -90,8 +93,8 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
     names: paths or patterns. partners: one for each of `names` in their order, or one pattern for
     all. A star in a partner stands for what the star of its name's pattern stands for, or for the
     stem of a single file. One star for several stands for all from the first to the last of them
-    in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the paths that a pattern matches.
-    Raises ValueError, FileNotFoundError.
+    in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the
+    paths that a pattern matches. Raises ValueError, FileNotFoundError.
     """
     if len(partners) == 1 and _is_pattern(partners[0]):
         partners = partners * len(names)

@@ -3,6 +3,7 @@
 train/images/, train/labels/, validation/images/, validation/labels/   tiles, PNG
 path_list.csv, validation_list.csv    a row a tile: its files, its crop and what was done to it
 class_frequencies.csv                 pixels of each class
+scene_list.csv                        the scenes that they are of, and the held-out ones
 bands.json                            the bands of the scenes that tiles show, and their stretch
 """
 
@@ -19,14 +20,15 @@ import pandas as pd
 
 from utils.classes import IGNORE
 from utils.data.rasters import RGB, Raster
+from utils.data.scene_table import TEST, read_scene_table
 from utils.data.scenes import encode_png, read_label
 from utils.files import remove_unfinished, replace_set, write_bytes
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
-FREQUENCIES, BANDS = "class_frequencies.csv", "bands.json"
+FREQUENCIES, BANDS, SCENES = "class_frequencies.csv", "bands.json", "scene_list.csv"
 FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
 # The list that train.py starts from comes last, and so is the last to be put in place.
-LISTS = (FREQUENCIES, BANDS, VALIDATION_LIST, TRAINING_LIST)
+LISTS = (FREQUENCIES, BANDS, SCENES, VALIDATION_LIST, TRAINING_LIST)
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
 BLOCK = 4096  # bytes; most disks give a file whole blocks
@@ -64,6 +66,11 @@ class TileSet:
     def noted_bands(self):
         """{'bands': [...], 'stretch': [[low, high], ...]}, each only where it is noted."""
         return read_bands(self.folder)
+
+    @functools.cached_property
+    def held_out(self):
+        """The held-out Scenes that preprocess.py noted; [] where it noted none."""
+        return held_out_scenes(self.folder)
 
     @functools.cached_property
     def class_pixels(self):
@@ -151,6 +158,13 @@ def read_tile_list(folder, name=TRAINING_LIST):
     for column in ("image", "label"):
         tiles[column] = [os.path.join(folder, file) for file in tiles[column]]
     return tiles
+
+
+def held_out_scenes(folder):
+    """The held-out Scenes that preprocess.py noted in `folder`; [] where it noted none."""
+    path = os.path.join(folder, SCENES)
+    scenes = read_scene_table(path) if os.path.exists(path) else []
+    return [scene for scene in scenes if scene.split == TEST]
 
 
 def read_bands(folder):

@@ -1,5 +1,8 @@
 """Scores and pictures of a model in training, on validation tiles and on the held-out scene."""
 
+import os
+import typing
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -7,17 +10,20 @@ from utils.classes import colour_map
 from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
                            mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
+from utils.cli import TEST_SCENE
+from utils.data.rasters import RGB, Image, Label
+from utils.data.scene_table import matching_names, named
 from utils.data.scenes import encode_png, find_scenes, read_scene
-from utils.inference.sliding_window import InferenceOptions, predict_strips
+from utils.inference.sliding_window import InferenceOptions, predict_strips, window_starts
 from utils.training.tensorboard import scalar_summary
 
 PICTURES = 4
 
 
 class Evaluator:
-    """Scores the model on validation tiles and, where there is one, on the held-out scene.
+    """Scores the model on validation tiles and, where there are some, on the held-out scenes.
 
-    graph: train.py's Graph. tile_set: TileSet. held_out: (image, label) or None.
+    graph: train.py's Graph. tile_set: TileSet. held_out: HeldOut.
     window, batch_size: pixels and number of the windows in a call.
     """
 
@@ -29,7 +35,7 @@ class Evaluator:
     def evaluate(self, step, writer):
         """Scores and pictures of this step to TensorBoard (an EventWriter).
 
-        Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scene's}, each
+        Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scenes'}, each
         None where there are none.
         """
         table = self._tile_set.table
@@ -37,14 +43,16 @@ class Evaluator:
         values = score_values("validation", matrix, table)
         if len(self._tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
-        if self._held_out:
-            image, label = self._held_out
-            prediction = map_scene(self._predict, image, self._window, self._batch_size)
-            matrix = confusion_matrix(label, prediction, len(table))
+        if self._held_out.parts:
+            predictions = self._predict_held_out()
+            matrix = sum(confusion_matrix(label, prediction, len(table))
+                         for (_, label), prediction in zip(self._held_out.parts, predictions))
             values.update(score_values("held_out", matrix, table))
-            values.update(boundary_values("held_out", label, prediction, table))
+            image, label = self._held_out.parts[0]
+            if len(predictions) == 1:
+                values.update(boundary_values("held_out", label, predictions[0], table))
             writer.add_summary(confusion_summary("held_out", matrix, table), step)
-            writer.add_summary(picture_summary(image, label, prediction, table, self._window),
+            writer.add_summary(picture_summary(image, label, predictions[0], table, self._window),
                                step)
         writer.add_summary(scalar_summary(values), step)
         print(f"step {step}: " + ", ".join(
@@ -53,20 +61,89 @@ class Evaluator:
         return {"mean_iou": values.get("validation/mean_iou"),
                 "held_out_mean_iou": values.get("held_out/mean_iou")}
 
+    def _predict_held_out(self):
+        """Class ids uint8 [height, width] of each part of the held-out scenes."""
+        if self._held_out.whole:
+            return [map_scene(self._predict, image, self._window, self._batch_size)
+                    for image, _ in self._held_out.parts]
+        # Windows fill batches; those of scenes that are smaller are padded with their reflection.
+        images = [np.pad(image, [(0, self._window - side) for side in image.shape[:2]] + [(0, 0)],
+                         mode="symmetric") for image, _ in self._held_out.parts]
+        predictions = []
+        for first in range(0, len(images), self._batch_size):
+            part = images[first:first + self._batch_size]
+            filled = part + [part[0]] * (self._batch_size - len(part))
+            predictions += list(self._predict(np.stack(filled))[:len(part)].argmax(-1).astype(
+                np.uint8))
+        return [prediction[:label.shape[0], :label.shape[1]]
+                for prediction, (_, label) in zip(predictions, self._held_out.parts)]
 
-def read_held_out(folder, name, tile_set):
-    """(image, label) of the scene that is only watched, or None, and a line, where there is none.
 
-    folder: of the scenes. name: the scene's. tile_set: TileSet of the training.
+class HeldOut(typing.NamedTuple):
+    """The held-out scenes, or a sample of windows of them.
+
+    names: of the scenes. parts: (image, label) each. whole: whether the parts are the scenes.
     """
-    if name in set(tile_set.training.get("scene", [])):
-        print(f"warning: scene {name} is in the training tiles, so its scores are not those of a "
-              "held-out scene; give --test_scene as to preprocess.py")
+
+    names: list
+    parts: list
+    whole: bool
+
+
+def read_held_out(args, tile_set, window):
+    """The HeldOut that train.py's flags and the TileSet name; told in a line where there is none,
+    or where only a sample of windows of `window` pixels is watched.
+
+    The sample is fixed by --seed. An evaluation of it takes less than a tenth of the time of the
+    steps between two evaluations, since a forward pass takes a third of a step.
+    """
+    names = args.test_scene
+    origin = args.origin or os.path.join(args.dataset, "origin")
     try:
-        return read_scene(find_scenes(folder)[name], tile_set.table, **tile_set.noted_bands)
+        if not args.origin and names == [TEST_SCENE] and tile_set.held_out:
+            scenes = tile_set.held_out
+        else:
+            found = find_scenes(origin)
+            names = matching_names(names, found)
+            scenes = [found[name] for name in names]
+        names = [scene.name for scene in scenes]
+        scenes = [scene for scene in scenes if scene.label_path]
+        if not scenes:
+            raise KeyError
     except (FileNotFoundError, KeyError):
-        print(f"{folder}: no labelled scene {name}; training without watching it")
-        return None
+        print(f"{origin}: no labelled scene {named(names)}; training without watching it")
+        return HeldOut(names, [], True)
+    both = set(names) & set(tile_set.training.get("scene", []))
+    if both:
+        print(f"warning: scene {named(sorted(both))} is in the training tiles, so its scores are "
+              "not those of a held-out scene; give --test_scene as to preprocess.py")
+    most = max(1, args.test_display * args.batch_size // 5)
+    return _sample_of(scenes, tile_set, window, most, args.seed)._replace(names=names)
+
+
+def _sample_of(scenes, tile_set, window, most, seed):
+    """The HeldOut of whole scenes where they are of `most` windows at most, else of so many."""
+    bands, stretch = (tile_set.noted_bands.get(name) for name in ("bands", "stretch"))
+    corners = []
+    for number, scene in enumerate(scenes):
+        with Image(scene.image_path, bands or RGB, stretch) as image:
+            corners += [(number, top, left) for top in window_starts(image.height, window, 0)
+                        for left in window_starts(image.width, window, 0)]
+    if len(corners) <= most:
+        return HeldOut([], [read_scene(scene, tile_set.table, bands, stretch)
+                            for scene in scenes], True)
+    print(f"watching {most:,} of the {len(corners):,} windows of the held-out scenes")
+    chosen = np.sort(np.random.default_rng(seed).choice(len(corners), most, replace=False))
+    parts = []
+    for number, scene in enumerate(scenes):
+        own = [corners[index] for index in chosen if corners[index][0] == number]
+        if own:
+            with (Image(scene.image_path, bands or RGB, stretch) as image,
+                  Label(scene.label_path, tile_set.table) as label):
+                size = min(window, image.height), min(window, image.width)
+                parts += [(image.read(top, left, *size), label.read(top, left, *size))
+                          for _, top, left in own]
+    return HeldOut([], parts, False)
 
 
 def evaluate_tiles(predict, tile_set, batch_size):

@@ -32,7 +32,7 @@ FLAGS = {"tile_size": "crop_size"}
 class RunSettings:
     """What is kept beside the checkpoints.
 
-    crop_size: side of what the model was trained on, pixels. test_scene: the held-out scene.
+    crop_size: side of what the model was trained on, pixels. test_scenes: names of held-out scenes.
     bands, stretch: those of the training tiles; None for RGB of 8 bits. recipe: train.py's other
     flags by name, plain values, and the tiles' checksum.
     """
@@ -40,7 +40,7 @@ class RunSettings:
     model: ModelConfig
     classes: ClassTable
     crop_size: int
-    test_scene: str = None
+    test_scenes: list = None
     recipe: dict = dataclasses.field(default_factory=dict)
     bands: list = None
     stretch: list = None
@@ -48,8 +48,10 @@ class RunSettings:
     def to_json(self):
         """The plain values of settings.json; `from_json` is the inverse."""
         optional = {"bands": self.bands, "stretch": self.stretch}
+        # A single name is written as in the first versions.
+        scenes = self.test_scenes[0] if len(self.test_scenes or []) == 1 else self.test_scenes
         return {"model": self.model.to_json(), "classes": self.classes.to_settings(),
-                "tile_size": self.crop_size, "test_scene": self.test_scene,
+                "tile_size": self.crop_size, "test_scene": scenes,
                 "training": self.recipe} | {k: v for k, v in optional.items() if v}
 
     @staticmethod
@@ -58,15 +60,17 @@ class RunSettings:
         try:
             table = ClassTable.from_settings(values["classes"])
             size, recipe = values["tile_size"], values.get("training", {})
+            scenes = values.get("test_scene")
             complete = (isinstance(size, int) and size > 0 and isinstance(recipe, dict)
-                        and len(table) == values["model"]["num_classes"])
+                        and len(table) == values["model"]["num_classes"]
+                        and isinstance(scenes, str | list | None))
         except (KeyError, TypeError, ValueError):
             complete = False
         if not complete:
             raise ValueError(f"{path}: not the settings of a run, which have model, tile_size and "
                              "a row of classes for each of the model's; restore it or train again")
         return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
-                           values.get("test_scene"), recipe, values.get("bands"),
+                           [scenes] if isinstance(scenes, str) else scenes, recipe, values.get("bands"),
                            values.get("stretch"))
 
     def class_table(self, path=None):

@@ -1,0 +1,193 @@
+"""Which scenes there are and what each is for: by folder, by patterns, or by a table.
+
+    python -m utils.data.scene_table --images 'train/*_sat.jpg' --labels 'train/*_mask.png' \\
+        --validation_images 'validation/*_sat.jpg' --validation_labels 'validation/*_mask.png' \\
+        --out scenes.csv
+"""
+
+import argparse
+import fnmatch
+import os
+from dataclasses import replace
+
+import pandas as pd
+
+from utils.cli import run_script
+from utils.data.scenes import Scene, choose_scenes, find_scenes, paired_files
+from utils.files import write_text
+
+SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
+COLUMNS = ["name", "image", "label", "split"]
+# Names that a message spells out.
+NAMES_SHOWN = 8
+
+
+def add_scene_flags(add):
+    """The flags for patterns; add: add_argument of a parser or a group."""
+    for prefix, split in (("", TRAIN), ("validation_", VALIDATION), ("test_", TEST)):
+        add(f"--{prefix}images", metavar="PATTERN",
+            help=f"images of the {split} scenes, quoted, as in 'train/*_sat.jpg'; the star stands "
+            "for the scene's name")
+        add(f"--{prefix}labels", metavar="PATTERN",
+            help="their labels, as in 'train/*_mask.png', with the same star")
+
+
+def scenes_by_split(args):
+    """{'train': [Scene], 'validation': [Scene], 'test': [Scene]} that the flags describe.
+
+    args: with --images and so on, --scene_table, --origin, --dataset, --scenes and --test_scene.
+    Raises ValueError, OSError naming the file or flag.
+    """
+    if args.images and args.scene_table:
+        raise ValueError("--images and --scene_table both say which scenes there are; give one")
+    if args.scene_table:
+        scenes = read_scene_table(args.scene_table)
+    elif args.images:
+        scenes = scenes_of_patterns(args)
+    else:
+        scenes = scenes_of_folder(args)
+    by_split = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
+    if not by_split[TRAIN]:
+        raise ValueError(f"{args.scene_table}: it has no scene of split train")
+    return by_split
+
+
+def scenes_of_folder(args):
+    """The labelled scenes of --origin (N.png with N_class.png): --test_scene are held out."""
+    folder = args.origin or os.path.join(args.dataset, "origin")
+    scenes = find_scenes(folder)
+    # Checked, since a misspelt name would let the held-out scene into the training tiles.
+    held_out = matching_names(args.test_scene, scenes)
+    if args.scenes:
+        both = [name for name in held_out if name in args.scenes]
+        if both:
+            raise ValueError(f"scene {both[0]} is held out (--test_scene) and cannot be trained "
+                             "on; take it out of --scenes or hold out another")
+        chosen = choose_scenes(scenes, list(dict.fromkeys(args.scenes)), folder)
+    else:
+        choose_scenes(scenes, held_out, f"{folder} (--test_scene)")
+        chosen = [scene for name, scene in scenes.items()
+                  if name not in held_out and scene.label_path]
+        if not chosen:
+            raise FileNotFoundError(f"{folder}: no scene but the held-out {named(held_out)} has a "
+                                    "label (N_class.png beside N.png)")
+    return ([replace(scene, split=TRAIN) for scene in chosen]
+            + [replace(scenes[name], split=TEST) for name in held_out if name in scenes])
+
+
+def matching_names(patterns, names):
+    """`patterns` with each that has wildcards replaced by the `names` that it matches."""
+    found = []
+    for pattern in patterns:
+        found += fnmatch.filter(names, pattern) or [pattern]
+    return list(dict.fromkeys(found))
+
+
+def scenes_of_patterns(args):
+    """The scenes that --images, --labels and their like name."""
+    scenes = []
+    for split, prefix in ((TRAIN, ""), (VALIDATION, "validation_"), (TEST, "test_")):
+        images, labels = (getattr(args, prefix + kind) for kind in ("images", "labels"))
+        flags = f"--{prefix}images", f"--{prefix}labels"
+        if labels and not images or images and not labels and split != TEST:
+            raise ValueError(f"{flags[0]} and {flags[1]} go together; give both")
+        if images:
+            before, star, after = os.path.basename(images).partition("*")
+            for path, label in paired_files([images], [labels] if labels else [], flags).items():
+                file = os.path.basename(path)
+                name = file[len(before):len(file) - len(after)] if star else ""
+                scenes.append(Scene(name or os.path.splitext(file)[0], path, label, split))
+    return checked(scenes, "--images")
+
+
+def read_scene_table(path):
+    """The scenes of a table (csv: image, label, split and, if they are not the images' names,
+    name); paths are relative to it. A test scene may lack its label. Raises ValueError, OSError."""
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except OSError as error:
+        raise OSError(f"{path}: could not be read ({error.strerror}); check --scene_table") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path}: not a table of scenes ({error}); it has the columns image, "
+                         "label, split") from None
+    missing = {"image", "label", "split"} - set(rows.columns)
+    if missing:
+        raise ValueError(f"{path}: column {', '.join(sorted(missing))} is missing; a table of "
+                         "scenes has the columns image, label, split")
+    folder, scenes = os.path.dirname(path), []
+    for row in rows.itertuples():
+        if row.split not in SPLITS or not row.image:
+            raise ValueError(f"{path}: split {row.split!r} of image {row.image!r}; each row has an "
+                             f"image, and a split that is {', '.join(SPLITS)}")
+        scenes.append(Scene(
+            getattr(row, "name", "") or os.path.splitext(os.path.basename(row.image))[0],
+            os.path.join(folder, row.image), row.label and os.path.join(folder, row.label) or None,
+            row.split))
+    return checked(scenes, path)
+
+
+def checked(scenes, source):
+    """`scenes`, whose files are there and which are in one split each, under names of their own: one
+    that another split has too gets its split before it. Raises ValueError, OSError."""
+    files, names, result = {}, {}, []
+    for scene in scenes:
+        for path in filter(None, (scene.image_path, scene.label_path)):
+            if not os.path.isfile(path):
+                what = "image" if path == scene.image_path else f"label of {scene.image_path}"
+                raise FileNotFoundError(f"{path}: the {what} is missing; check {source}")
+        if not scene.label_path and scene.split != TEST:
+            raise FileNotFoundError(f"{scene.image_path}: it has no label, and split {scene.split} "
+                                    f"needs one; check {source}")
+        file = os.path.realpath(scene.image_path)
+        if file in files:
+            raise ValueError(f"{scene.image_path}: it is there twice, in split {files[file]} and "
+                             f"{scene.split}; check {source}")
+        files[file] = scene.split
+        if scene.name in names and names[scene.name] != scene.split:
+            scene = replace(scene, name=f"{scene.split}_{scene.name}")
+        if scene.name in names:
+            raise ValueError(f"{scene.image_path}: another scene is called {scene.name} too; give "
+                             f"them names of their own in a table (column name)")
+        names[scene.name] = scene.split
+        result.append(scene)
+    return result
+
+
+def write_scene_table(path, scenes, folder=None):
+    """Writes scenes as `read_scene_table` reads them, with paths relative to `folder`, by default
+    the table's own."""
+    folder = folder or os.path.dirname(path) or os.curdir
+
+    def relative(file):
+        return os.path.relpath(file, folder).replace(os.sep, "/") if file else ""
+
+    rows = pd.DataFrame([(scene.name, relative(scene.image_path), relative(scene.label_path),
+                          scene.split) for scene in scenes], columns=COLUMNS)
+    write_text(path, rows.to_csv(index=False, lineterminator="\n"))
+
+
+def named(names):
+    """'1, 2, 3', or of many '2,000 scenes (0000, 0001, ... 1999)'."""
+    names = list(names)
+    if len(names) <= NAMES_SHOWN:
+        return ", ".join(names)
+    return f"{len(names):,} scenes ({names[0]}, {names[1]}, ... {names[-1]})"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="Write a table of scenes from patterns, for preprocess.py --scene_table.")
+    add_scene_flags(parser.add_argument)
+    parser.add_argument("--out", required=True, metavar="CSV", help="the table to write")
+    args = parser.parse_args()
+    if not args.images:
+        parser.error("--images and --labels are needed")
+    scenes = scenes_of_patterns(args)
+    write_scene_table(args.out, scenes)
+    for split in SPLITS:
+        print(f"{split}: {named(s.name for s in scenes if s.split == split) or 'none'}")
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    run_script(main)
