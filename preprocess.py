@@ -110,7 +110,7 @@ def main():
         write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
-    print(f"{len(training_tiles)} training tiles of scenes {named(s.name for s in training)}, "
+    print(f"{len(training_tiles)} training tiles of {named(s.name for s in training)}, "
           f"{len(validation_tiles)} validation tiles: {os.path.join(args.dataset, TRAINING_LIST)}")
     if not validation_tiles:
         print("warning: there are no validation tiles, so training cannot choose its best "

@@ -115,5 +115,5 @@ def test_a_mistake_is_one_line_that_names_it(scenes, refusal, spoil, flags, comp
 
 
 def test_many_names_are_told_short():
-    assert named("123") == "1, 2, 3"
+    assert named("1") == "scene 1" and named("123") == "scenes 1, 2, 3"
     assert named(map(str, range(2000))) == "2,000 scenes (0, 1, ... 1999)"

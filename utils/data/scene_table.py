@@ -69,8 +69,8 @@ def scenes_of_folder(args):
         chosen = [scene for name, scene in scenes.items()
                   if name not in held_out and scene.label_path]
         if not chosen:
-            raise FileNotFoundError(f"{folder}: no scene but the held-out {named(held_out)} has a "
-                                    "label (N_class.png beside N.png)")
+            raise FileNotFoundError(f"{folder}: no scene but the held-out {', '.join(held_out)} has "
+                                    "a label (N_class.png beside N.png)")
     return ([replace(scene, split=TRAIN) for scene in chosen]
             + [replace(scenes[name], split=TEST) for name in held_out if name in scenes])
 
@@ -167,10 +167,10 @@ def write_scene_table(path, scenes, folder=None):
 
 
 def named(names):
-    """'1, 2, 3', or of many '2,000 scenes (0000, 0001, ... 1999)'."""
+    """'scene 1', 'scenes 1, 2', or of many '2,000 scenes (0000, 0001, ... 1999)'."""
     names = list(names)
     if len(names) <= NAMES_SHOWN:
-        return ", ".join(names)
+        return f"scene{'s' * (len(names) != 1)} {', '.join(names)}"
     return f"{len(names):,} scenes ({names[0]}, {names[1]}, ... {names[-1]})"
 
 
@@ -185,7 +185,7 @@ def main():
     scenes = scenes_of_patterns(args)
     write_scene_table(args.out, scenes)
     for split in SPLITS:
-        print(f"{split}: {named(s.name for s in scenes if s.split == split) or 'none'}")
+        print(f"{split}: {named(s.name for s in scenes if s.split == split)}")
     print(f"written: {args.out}")
 
 

@@ -18,6 +18,8 @@ from utils.inference.sliding_window import InferenceOptions, predict_strips, win
 from utils.training.tensorboard import scalar_summary
 
 PICTURES = 4
+# So many windows of held-out scenes are watched however often.
+FEW_WINDOWS = 64
 
 
 class Evaluator:
@@ -95,7 +97,8 @@ def read_held_out(args, tile_set, window):
     or where only a sample of windows of `window` pixels is watched.
 
     The sample is fixed by --seed. An evaluation of it takes less than a tenth of the time of the
-    steps between two evaluations, since a forward pass takes a third of a step.
+    steps between two evaluations, since a forward pass takes a third of a step; but FEW_WINDOWS are
+    always watched.
     """
     names = args.test_scene
     origin = args.origin or os.path.join(args.dataset, "origin")
@@ -111,13 +114,13 @@ def read_held_out(args, tile_set, window):
         if not scenes:
             raise KeyError
     except (FileNotFoundError, KeyError):
-        print(f"{origin}: no labelled scene {named(names)}; training without watching it")
+        print(f"{origin}: no labelled {named(names)}; training without watching it")
         return HeldOut(names, [], True)
     both = set(names) & set(tile_set.training.get("scene", []))
     if both:
-        print(f"warning: scene {named(sorted(both))} is in the training tiles, so its scores are "
-              "not those of a held-out scene; give --test_scene as to preprocess.py")
-    most = max(1, args.test_display * args.batch_size // 5)
+        print(f"warning: {named(sorted(both))}: in the training tiles, so its scores are not those "
+              "of a held-out scene; give --test_scene as to preprocess.py")
+    most = max(FEW_WINDOWS, args.test_display * args.batch_size // 5)
     return _sample_of(scenes, tile_set, window, most, args.seed)._replace(names=names)
 
 
