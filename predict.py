@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
-from utils.data.rasters import RGB, TIFF, Image, Label
+from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
 from utils.data.tiles import held_out_scenes
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
@@ -227,6 +227,7 @@ def open_scene(scene, bands, settings, table):
         label = scene.label_path and stack.enter_context(Label(scene.label_path, table))
         if label:
             check_same_size(scene, (image.height, image.width), (label.height, label.width))
+            check_same_place(image, label)
             for top in range(0, label.height, CHECKED_ROWS):
                 label.read(top, 0, min(CHECKED_ROWS, label.height - top), label.width)
         yield image, label

@@ -15,7 +15,7 @@ import pandas as pd
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
 from utils.cli import error_line, run_script
 from utils.files import write_text
-from utils.data.rasters import Label
+from utils.data.rasters import Label, check_same_place
 from utils.data.scenes import paired_files
 
 # The joint histogram of so many pixels is taken at a time; more only costs memory.
@@ -259,6 +259,7 @@ def confusion_of_files(label_path, prediction_path, table):
         if size != other:
             raise ValueError(f"{prediction_path}: {other} pixels (height x width), but "
                              f"{label_path} has {size}; give two maps of one scene")
+        check_same_place(label, prediction)
         for top in range(0, label.height, ROWS_AT_ONCE):
             window = top, 0, min(ROWS_AT_ONCE, label.height - top), label.width
             matrix += confusion_matrix(label.read(*window), prediction.read(*window), len(table))

@@ -30,6 +30,8 @@ warnings.simplefilter("ignore", NotGeoreferencedWarning)
 
 TIFF = (".tif", ".tiff")
 RGB = (1, 2, 3)
+# Of a pixel, by which two rasters of one place may differ.
+SHIFT_ALLOWED = 0.1
 # A stretch takes these percentiles of each band to black and white.
 STRETCH_PERCENTILES = (2, 98)
 # ... estimated from about so many pixels a side of the scene.
@@ -142,6 +144,26 @@ class Raster:
             if not is_gdal_error(error):
                 raise
             raise _broken(self.path) from None
+
+
+def check_same_place(raster, other):
+    """Raises ValueError, saying by how much, where two Rasters of one size are both georeferenced
+    and do not lie on each other to SHIFT_ALLOWED of a pixel. `other` takes the blame."""
+    one, two = raster.georeference(), other.georeference()
+    if not (one.get("crs") and two.get("crs") and "transform" in one and "transform" in two):
+        return
+    if one["crs"] != two["crs"]:
+        raise ValueError(f"{other.path}: its CRS is {two['crs']}, but {raster.path} has "
+                         f"{one['crs']}; reproject it to the same grid")
+    corners = [(0, 0), (other.width, 0), (0, other.height)]
+    shifts = [np.subtract(~one["transform"] * (two["transform"] * corner), corner)
+              for corner in corners]
+    if np.abs(shifts).max() > SHIFT_ALLOWED:
+        columns, rows = shifts[0]
+        more = "" if np.allclose(shifts, shifts[0], atol=SHIFT_ALLOWED) else (
+            ", and its pixels have another size or direction")
+        raise ValueError(f"{other.path}: it lies {columns:+.4g} columns and {rows:+.4g} rows off "
+                         f"{raster.path}{more}; warp it to the same grid")
 
 
 class Image(Raster):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
-from utils.data.rasters import RGB, Image, Label, percentile_stretch
+from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
@@ -164,11 +164,16 @@ def read_image(path, bands=None, stretch=None):
     Without `bands` only samples of 8 bits are taken; with them as for utils.data.rasters.Image.
     """
     with Image(path, bands or RGB, stretch) as image:
-        if not bands and image.dtype != np.uint8:
-            raise ValueError(f"{path}: {image.bands} band(s) of {image.dtype}; a scene needs three "
-                             "bands (red, green, blue) of 8 bits, so convert it first or, of a "
-                             "GeoTIFF, name three with --bands")
-        return image.read(0, 0, image.height, image.width)
+        return _read_whole(image, bands)
+
+
+def _read_whole(image, bands):
+    """All of an open Image; without `bands` it must be of 8 bits."""
+    if not bands and image.dtype != np.uint8:
+        raise ValueError(f"{image.path}: {image.bands} band(s) of {image.dtype}; a scene needs "
+                         "three bands (red, green, blue) of 8 bits, so convert it first or, of a "
+                         "GeoTIFF, name three with --bands")
+    return image.read(0, 0, image.height, image.width)
 
 
 def read_label(path, table):
@@ -185,10 +190,11 @@ def read_scene(scene, table, bands=None, stretch=None):
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
-    image = read_image(scene.image_path, bands, stretch)
-    label = read_label(scene.label_path, table)
-    check_same_size(scene, image.shape, label.shape)
-    return image, label
+    with (Image(scene.image_path, bands or RGB, stretch) as image,
+          Label(scene.label_path, table) as label):
+        check_same_size(scene, (image.height, image.width), (label.height, label.width))
+        check_same_place(image, label)
+        return _read_whole(image, bands), label.read(0, 0, label.height, label.width)
 
 
 def common_stretch(paths, bands):
