@@ -70,8 +70,8 @@ class RunSettings:
             raise ValueError(f"{path}: not the settings of a run, which have model, tile_size and "
                              "a row of classes for each of the model's; restore it or train again")
         return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
-                           [scenes] if isinstance(scenes, str) else scenes, recipe, values.get("bands"),
-                           values.get("stretch"))
+                           [scenes] if isinstance(scenes, str) else scenes, recipe,
+                           values.get("bands"), values.get("stretch"))
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
