@@ -206,7 +206,8 @@ def main():
     scenes = scenes_of_patterns(args)
     write_scene_table(args.out, scenes)
     for split in SPLITS:
-        print(f"{split}: {named(s.name for s in scenes if s.split == split)}")
+        if names := [scene.name for scene in scenes if scene.split == split]:
+            print(f"{split}: {named(names)}")
     print(f"written: {args.out}")
 
 
