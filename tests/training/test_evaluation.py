@@ -95,12 +95,16 @@ def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
 def test_boundary_f1_is_of_a_whole_map_and_left_out_where_nothing_borders(table):
     label = np.zeros((20, 30), np.uint8)
     label[:, 15:] = 1
-    assert evaluation.boundary_values("held_out", label, label, table) == {
+    assert evaluation.boundary_values("held_out", [(label, label)], table) == {
         "held_out/boundary_f1": 1}
     far = np.roll(label, 7, axis=1)  # its boundaries are 7 columns off, and there is a second one
-    assert evaluation.boundary_values("held_out", label, far, table) == {
+    assert evaluation.boundary_values("held_out", [(label, far)], table) == {
         "held_out/boundary_f1": 0}
-    assert evaluation.boundary_values("held_out", label * 0, label * 0, table) == {}
+    assert evaluation.boundary_values("held_out", [(label * 0, label * 0)], table) == {}
+    # Of several maps all boundary pixels count alike: the label's two columns near two of the
+    # prediction's in one, near none in the other.
+    both = evaluation.boundary_values("held_out", [(label, label), (label, label * 0)], table)
+    assert both == {"held_out/boundary_f1": pytest.approx(2 * 1 * .5 / 1.5)}
 
 
 def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
@@ -117,7 +121,7 @@ def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
 def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table, height, width):
     image, label = draw_scene(height, width)
     prediction = np.where(label == 255, 0, label)
-    summary = evaluation.picture_summary(image, label, prediction, table, SIZE)
+    summary = evaluation.picture_summary([(image, label, prediction)], table, SIZE)
     assert len(summary.value) == evaluation.PICTURES
     rows, columns = min(SIZE, height), min(SIZE, width)
     for value in summary.value:
@@ -130,6 +134,13 @@ def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table
         part = np.s_[top:top + rows, left:left + columns]
         np.testing.assert_array_equal(picture[:, :columns], image[part])
         np.testing.assert_array_equal(picture[:, -columns:], colour_map(prediction[part], table))
+
+
+def test_pictures_are_of_parts_from_first_to_last(draw_scene, table):
+    parts = [(*draw_scene(SIZE, SIZE), np.full((SIZE, SIZE), number % 5, np.uint8))
+             for number in range(8)]
+    tags = [value.tag for value in evaluation.picture_summary(parts, table, SIZE).value]
+    assert tags == [f"held_out/part_{number}_row_0_column_0" for number in (0, 2, 4, 6)]
 
 
 @pytest.fixture

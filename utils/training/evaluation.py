@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils.classes import colour_map
-from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
+from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix, intersection_over_union,
                            mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
@@ -47,16 +47,14 @@ class Evaluator:
         if len(self._tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
         if self._held_out.parts:
-            predictions = self._predict_held_out()
+            parts = [(*part, prediction) for part, prediction in
+                     zip(self._held_out.parts, self._predict_held_out())]
             matrix = sum(confusion_matrix(label, prediction, len(table))
-                         for (_, label), prediction in zip(self._held_out.parts, predictions))
+                         for _, label, prediction in parts)
             values.update(score_values("held_out", matrix, table))
-            image, label = self._held_out.parts[0]
-            if len(predictions) == 1:
-                values.update(boundary_values("held_out", label, predictions[0], table))
+            values.update(boundary_values("held_out", [part[1:] for part in parts], table))
             writer.add_summary(confusion_summary("held_out", matrix, table), step)
-            writer.add_summary(picture_summary(image, label, predictions[0], table, self._window),
-                               step)
+            writer.add_summary(picture_summary(parts, table, self._window), step)
         writer.add_summary(scalar_summary(values), step)
         print(f"step {step}: " + ", ".join(
             f"{tag} {value:.4f}" for tag, value in values.items()
@@ -196,25 +194,32 @@ def score_values(group, matrix, table):
     return {tag: float(value) for tag, value in values.items() if np.isfinite(value)}
 
 
-def boundary_values(group, label, prediction, table):
-    """The boundary F1 of a whole map as {tag: value}; {} where no class has a boundary."""
-    boundary_f1 = BoundaryF1(len(table))
-    boundary_f1.add(label, prediction)
-    score = boundary_f1.score()
+def boundary_values(group, maps, table):
+    """The boundary F1 of maps (label, prediction), their counts added up, as {tag: value}; {} where
+    no class has a boundary."""
+    counts = 0
+    for label, prediction in maps:
+        one = BoundaryF1(len(table))
+        one.add(label, prediction)
+        counts += one.counts()
+    score = boundary_f1(counts)
     return {f"{group}/boundary_f1": score} if np.isfinite(score) else {}
 
 
-def picture_summary(image, label, prediction, table, window):
-    """tf.Summary of image | label | prediction at fixed places down the scene's diagonal."""
+def picture_summary(parts, table, window):
+    """tf.Summary of image | label | prediction at fixed places: down the diagonals of `parts`, a
+    list of such three each, or of some of them where they are many."""
     values = []
-    height, width = label.shape
     for number in range(PICTURES):
+        index = number * len(parts) // PICTURES
+        image, label, prediction = parts[index]
         top, left = (round(max(0, side - window) * (number + .5) / PICTURES)
-                     for side in (height, width))
+                     for side in label.shape)
         part = slice(top, top + window), slice(left, left + window)
         picture = side_by_side([rgb_of(image[part]), colour_map(label[part], table),
                                 colour_map(prediction[part], table)])
-        values.append(_picture(f"held_out/row_{top}_column_{left}", picture))
+        name = f"part_{index}_" if len(parts) > 1 else ""
+        values.append(_picture(f"held_out/{name}row_{top}_column_{left}", picture))
     return tf.Summary(value=values)
 
 
