@@ -18,8 +18,9 @@ import numpy as np
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
 from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
-from utils.data.tiles import held_out_scenes
+from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
+from utils.data.tiles import held_out_scenes
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
 from utils.inference.export import export_model
@@ -242,9 +243,9 @@ def find_scenes_to_map(args, settings):
                          "its label beside it")
     names = args.test_scene or settings.test_scenes or [TEST_SCENE]
     noted = [] if args.origin else held_out_scenes(args.dataset)
-    by_name = {scene.name: scene for scene in noted}
-    if noted and set(names) <= set(by_name):
-        return [by_name[name] for name in names]
+    by_name = {scene.name: scene for scene in noted if os.path.exists(scene.image_path)}
+    if set(matching := matching_names(names, by_name)) <= set(by_name):
+        return [by_name[name] for name in matching]
     folders = [args.origin or os.path.join(args.dataset, "origin")]
     if not args.origin:
         folders.append(os.path.join(args.dataset, "test"))

@@ -4,7 +4,8 @@
     python preprocess.py --dataset dataset/demo --tiles 4000 --seed 1
     python preprocess.py --images 'train/*_sat.jpg' --labels 'train/*_mask.png'
 
-Reads <dataset>/origin, or what the flags name; writes <dataset>/train, <dataset>/validation and their lists.
+Reads <dataset>/origin, or what the flags name; writes <dataset>/train, <dataset>/validation and
+their lists.
 """
 
 import os
@@ -41,8 +42,8 @@ def parse_arguments(arguments=None):
         help="scenes to train on; by default all labelled ones but --test_scene")
     add_scene_flags(add)
     add("--scene_table", metavar="CSV",
-        help="table of scenes (image, label, split) instead of patterns; python -m "
-        "utils.data.scene_table writes one")
+        help="table of scenes (image, label, split) instead of patterns, by default scenes.csv in "
+        "--dataset if it is there; python -m utils.data.scene_table writes one")
     add("--bands", type=positive, nargs="+", metavar="BAND",
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
@@ -67,6 +68,7 @@ def parse_arguments(arguments=None):
             help="probability" + (", of at most one turn" if name in TURNS else ""))
     add("--gamma_range", type=float, nargs=2, default=GAMMA_RANGE, metavar=("LOW", "HIGH"),
         help="gamma is drawn log-uniformly from it")
+    parser.set_defaults(test_scene=None)  # scene 5 only in the default layout
     args = parser.parse_args(arguments)
     if args.no_augment:
         vars(args).update(dict.fromkeys(AUGMENTATIONS, 0.0))

@@ -222,7 +222,8 @@ def main():
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
-    held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size)
+    held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,
+                             args.batch_size // devices.count)
     settings = choose_settings(args, tile_set, held_out.names, before)
     weights = None
     if before:

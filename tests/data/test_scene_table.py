@@ -1,5 +1,6 @@
-"""Scenes by folder, by patterns and by a table: the same tiles, splits, and one line for a mistake."""
+"""Scenes by folder, by patterns and by a table: the same tiles, splits, one line for a mistake."""
 
+import argparse
 import filecmp
 import os
 import re
@@ -11,7 +12,8 @@ import pytest
 import preprocess
 from conftest import REPOSITORY, draw_scene
 from preprocess_runs import files_below, run_preprocess
-from utils.data.scene_table import named, read_scene_table, write_scene_table
+from utils.data.scene_table import (named, read_scene_table, scenes_of_patterns,
+                                    write_scene_table)
 from utils.data.scenes import Scene, write_png
 from utils.data.tiles import held_out_scenes, read_tile_list
 
@@ -64,6 +66,39 @@ def test_several_scenes_of_a_folder_are_held_out_by_name_or_pattern(small_datase
     assert set(read_tile_list(str(small_dataset))["scene"]) == {"1"}
 
 
+def test_test_scene_holds_out_of_patterns_and_of_the_table_in_the_data_set(scenes):
+    """A flag that is passed over in silence would let a held-out scene into the training tiles."""
+    training = patterns(scenes)[:4]
+    write_scene_table(str(scenes / "scenes.csv"), [
+        Scene(n, str(scenes / f"train/{n}_sat.png"), str(scenes / f"train/{n}_mask.png"), "train")
+        for n in "123"])
+    for folder, given in ((scenes / "out", training), (scenes, ())):
+        assert run_preprocess(folder, *FLAGS, *given, "--test_scene", "[23]").returncode == 0
+        assert set(read_tile_list(str(folder))["scene"]) == {"1"}
+        assert [scene.name for scene in held_out_scenes(str(folder))] == ["2", "3"]
+    os.remove(scenes / "train" / "1_sat.png")  # tiles outlive the scenes that they were cut from
+    assert [scene.name for scene in held_out_scenes(str(scenes / "out"))] == ["2", "3"]
+
+
+@pytest.mark.parametrize("images, labels, files, names", [
+    ("top_*_*_RGB.png", "top_*_*_label.png",
+     ["top_potsdam_2_10_RGB.png", "top_potsdam_2_11_RGB.png", "top_potsdam_2_10_label.png",
+      "top_potsdam_2_11_label.png"], ["potsdam_2_10", "potsdam_2_11"]),
+    ("*/image.png", "*/label.png",
+     ["a/image.png", "a/label.png", "b/image.png", "b/label.png"], ["a", "b"]),
+    ("*.png", "*_mask.png", ["1.png", "1_mask.png", "2.png", "2_mask.png"], ["1", "2"]),
+])
+def test_names_are_what_the_stars_stand_for(tmp_path, images, labels, files, names):
+    for file in files:
+        os.makedirs(os.path.dirname(tmp_path / file), exist_ok=True)
+        (tmp_path / file).touch()
+    none = {f"{split}_{kind}": None for split in ("validation", "test")
+            for kind in ("images", "labels")}
+    found = scenes_of_patterns(argparse.Namespace(
+        images=f"{tmp_path}/{images}", labels=f"{tmp_path}/{labels}", **none))
+    assert [scene.name for scene in found] == names
+
+
 def test_a_table_is_read_as_it_was_written(scenes):
     given = [Scene("a", str(scenes / "train/1_sat.png"), str(scenes / "train/1_mask.png"), "train"),
              Scene("b", str(scenes / "test/5_sat.png"), None, "test")]
@@ -105,6 +140,19 @@ ROW = "train/1_sat.png,train/1_mask.png,train\n"
     (nothing, lambda folder: patterns(folder, images=f"{folder}/no/*.png"),
      "no file matches that pattern; check --images"),
     (nothing, lambda folder: patterns(folder, scene_table="x.csv"), "both say which"),
+    (nothing, lambda folder: patterns(folder)[4:], "--images and --labels are missing"),
+    (nothing, lambda folder: [*patterns(folder), "--test_scene", "9"],
+     "--images .--test_scene.: there is no scene 9"),
+    (nothing, lambda folder: [*patterns(folder), "--test_scene", "[123]"],
+     "no scene of split train"),
+    (nothing, lambda folder: [*patterns(folder), "--scenes", "1"], "--scenes chooses among"),
+    # The same files by patterns: in two splits, and two of one name.
+    (nothing, lambda folder: patterns(folder, validation_images=f"{folder}/train/*_sat.png",
+                                      validation_labels=f"{folder}/train/*_mask.png"),
+     "1_sat.png: it is there twice, in split train and validation"),
+    (nothing, lambda folder: [
+        "--images", f"{folder}/*/*_sat.png", "--labels", f"{folder}/*/*_mask.png"],
+     "1_sat.png: another scene is called 1 too"),
 ])
 def test_a_mistake_is_one_line_that_names_it(scenes, refusal, spoil, flags, complaint):
     spoil(scenes)

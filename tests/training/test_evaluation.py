@@ -2,8 +2,6 @@
 
 import types
 
-import types
-
 import cv2
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ from utils.training.tensorboard import scalar_summary
 from utils.classes import colour_map, read_classes
 from utils.metrics import confusion_matrix
 from utils.inference.visualise import confusion_picture
-from utils.data.scenes import write_png
+from utils.data.scenes import Scene, write_png
 from utils.data.tiles import TileSet
 
 SIZE = 32
@@ -97,12 +95,16 @@ def test_scores_are_tagged_by_class_and_absent_classes_left_out(table):
 def test_boundary_f1_is_of_a_whole_map_and_left_out_where_nothing_borders(table):
     label = np.zeros((20, 30), np.uint8)
     label[:, 15:] = 1
-    assert evaluation.boundary_values("held_out", label, label, table) == {
+    assert evaluation.boundary_values("held_out", [(label, label)], table) == {
         "held_out/boundary_f1": 1}
     far = np.roll(label, 7, axis=1)  # its boundaries are 7 columns off, and there is a second one
-    assert evaluation.boundary_values("held_out", label, far, table) == {
+    assert evaluation.boundary_values("held_out", [(label, far)], table) == {
         "held_out/boundary_f1": 0}
-    assert evaluation.boundary_values("held_out", label * 0, label * 0, table) == {}
+    assert evaluation.boundary_values("held_out", [(label * 0, label * 0)], table) == {}
+    # Of several maps all boundary pixels count alike: the label's two columns near two of the
+    # prediction's in one, near none in the other.
+    both = evaluation.boundary_values("held_out", [(label, label), (label, label * 0)], table)
+    assert both == {"held_out/boundary_f1": pytest.approx(2 * 1 * .5 / 1.5)}
 
 
 def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
@@ -119,7 +121,7 @@ def test_the_confusion_matrix_is_shown_as_the_picture_of_it(table):
 def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table, height, width):
     image, label = draw_scene(height, width)
     prediction = np.where(label == 255, 0, label)
-    summary = evaluation.picture_summary(image, label, prediction, table, SIZE)
+    summary = evaluation.picture_summary([(image, label, prediction)], table, SIZE)
     assert len(summary.value) == evaluation.PICTURES
     rows, columns = min(SIZE, height), min(SIZE, width)
     for value in summary.value:
@@ -134,38 +136,65 @@ def test_pictures_show_image_label_and_prediction_side_by_side(draw_scene, table
         np.testing.assert_array_equal(picture[:, -columns:], colour_map(prediction[part], table))
 
 
+def test_pictures_are_of_parts_from_first_to_last(draw_scene, table):
+    parts = [(*draw_scene(SIZE, SIZE), np.full((SIZE, SIZE), number % 5, np.uint8))
+             for number in range(8)]
+    tags = [value.tag for value in evaluation.picture_summary(parts, table, SIZE).value]
+    assert tags == [f"held_out/part_{number}_row_0_column_0" for number in (0, 2, 4, 6)]
+
+
 @pytest.fixture
 def held_out_set(tmp_path, table):
     """(args, TileSet stand-in) of three held-out scenes of 2 x 2, 3 x 2 and less than a window."""
     labels = [np.random.default_rng(n).integers(0, 5, size, np.uint8)
               for n, size in enumerate(((64, 64), (96, 64), (20, 64)))]
     for number, label in enumerate(labels):
-        image = np.stack([np.where(np.arange(label.size).reshape(label.shape) % 9, label, 0)] * 3, -1)
+        thinned = np.where(np.arange(label.size).reshape(label.shape) % 9, label, 0)
+        image = np.stack([thinned] * 3, -1)
         write_png(str(tmp_path / f"{number}.png"), image)
         write_png(str(tmp_path / f"{number}_class.png"), label)
     args = types.SimpleNamespace(test_scene=["?"], origin=str(tmp_path), dataset="", seed=3,
-                                 test_display=10, batch_size=6)
-    return args, types.SimpleNamespace(table=table, noted_bands={}, training={})
+                                 test_display=20)
+    return args, types.SimpleNamespace(table=table, noted_bands={}, training={}, held_out=[])
 
 
 def test_few_held_out_scenes_are_watched_whole(held_out_set):
-    held_out = evaluation.read_held_out(*held_out_set, SIZE)
+    # Calls of four windows: one for 2 x 2, two for 3 x 2, one for the small one.
+    held_out = evaluation.read_held_out(*held_out_set, SIZE, 4)
     assert held_out.names == ["0", "1", "2"] and held_out.whole
     assert [label.shape for _, label in held_out.parts] == [(64, 64), (96, 64), (20, 64)]
 
 
-def test_of_large_scenes_a_fixed_sample_of_windows_is_watched(held_out_set, capsys, monkeypatch):
-    """So that an evaluation costs less than a tenth of the steps between two."""
+@pytest.mark.parametrize("steps, windows", [(1, 4), (10, 8), (19, 12)])
+def test_of_more_a_fixed_sample_for_a_call_every_five_steps(held_out_set, capsys, steps, windows):
     args, tile_set = held_out_set
-    args.test_display = 5
-    monkeypatch.setattr(evaluation, "FEW_WINDOWS", 1)
-    one, again = (evaluation.read_held_out(args, tile_set, SIZE) for _ in range(2))
-    assert "watching 6 of the 12 windows" in capsys.readouterr().out
-    assert len(one.parts) == 6 and not one.whole
+    args.test_display = steps
+    one, again = (evaluation.read_held_out(args, tile_set, SIZE, 4) for _ in range(2))
+    told = f"watching {windows} of the 12 windows" in capsys.readouterr().out
+    assert len(one.parts) == windows and not one.whole and told == (windows < 12)
     for first, second in zip(one.parts, again.parts):
         np.testing.assert_array_equal(first[0], second[0])
+    calls = []
     evaluator = evaluation.Evaluator(None, None, tile_set, one, SIZE, 4)
-    evaluator._predict = predict_red
+    evaluator._predict = lambda images: calls.append(len(images)) or predict_red(images)
     for (image, label), prediction in zip(one.parts, evaluator._predict_held_out()):
         assert prediction.shape == label.shape
         np.testing.assert_array_equal(prediction, image[..., 0])
+    assert calls == [4] * max(1, steps // 5)
+
+
+def test_the_scenes_that_preprocess_noted_are_watched_without_a_flag(held_out_set, capsys):
+    args, tile_set = held_out_set
+    folder, args.origin = args.origin, None
+    tile_set.held_out = [Scene(f"s{n}", f"{folder}/{n}.png", f"{folder}/{n}_class.png", "test")
+                         for n in range(3)]
+    for given, names in ((["5"], ["s0", "s1", "s2"]), (["s1"], ["s1"])):
+        args.test_scene = given
+        held_out = evaluation.read_held_out(args, tile_set, SIZE, 4)
+        assert held_out.names == names and len(held_out.parts) == len(names)
+    # The names stay where the files are gone, so that a run resumes on another machine.
+    args.test_scene = ["5"]
+    tile_set.held_out = [Scene(f"s{n}", f"{folder}/gone.png", "x", "test") for n in range(2)]
+    held_out = evaluation.read_held_out(args, tile_set, SIZE, 4)
+    assert held_out.names == ["s0", "s1"] and not held_out.parts
+    assert "no labelled scenes s0, s1; training without watching" in capsys.readouterr().out

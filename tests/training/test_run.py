@@ -56,6 +56,8 @@ def test_the_same_settings_are_accepted(tmp_path):
      "seed was 0, is 1; scale_range was [1.0, 1.0], is [0.5, 2.0]"),
     ({}, {"model": ModelConfig(2, width=.5)}, "width was 1, is 0.5"),
     ({}, BANDS, "bands was None, is [3, 2, 1]"),
+    ({}, {"test_scenes": [str(n) for n in range(2000)]},
+     "test_scene was 5, is 2,000 scenes (0, 1, ... 1999);"),
     # Tiles that were cut again without --bands are RGB, of the same list and the same labels.
     (BANDS, {}, "bands was [3, 2, 1], is None"),
 ])

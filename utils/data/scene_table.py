@@ -12,19 +12,21 @@ from dataclasses import replace
 
 import pandas as pd
 
-from utils.cli import run_script
-from utils.data.scenes import Scene, choose_scenes, find_scenes, paired_files
+from utils.cli import TEST_SCENE, run_script
+from utils.data.scenes import Scene, choose_scenes, find_scenes, paired_files, partner_of
 from utils.files import write_text
 
 SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
 COLUMNS = ["name", "image", "label", "split"]
+PREFIXES = {TRAIN: "", VALIDATION: "validation_", TEST: "test_"}
+TABLE = "scenes.csv"  # the table that is found in --dataset
 # Names that a message spells out.
 NAMES_SHOWN = 8
 
 
 def add_scene_flags(add):
     """The flags for patterns; add: add_argument of a parser or a group."""
-    for prefix, split in (("", TRAIN), ("validation_", VALIDATION), ("test_", TEST)):
+    for split, prefix in PREFIXES.items():
         add(f"--{prefix}images", metavar="PATTERN",
             help=f"images of the {split} scenes, quoted, as in 'train/*_sat.jpg'; the star stands "
             "for the scene's name")
@@ -36,19 +38,33 @@ def scenes_by_split(args):
     """{'train': [Scene], 'validation': [Scene], 'test': [Scene]} that the flags describe.
 
     args: with --images and so on, --scene_table, --origin, --dataset, --scenes and --test_scene.
+    Without a flag that says where, scenes.csv in --dataset is taken if it is there.
     Raises ValueError, OSError naming the file or flag.
     """
-    if args.images and args.scene_table:
-        raise ValueError("--images and --scene_table both say which scenes there are; give one")
-    if args.scene_table:
-        scenes = read_scene_table(args.scene_table)
-    elif args.images:
-        scenes = scenes_of_patterns(args)
+    patterns = [f"--{prefix}{kind}" for prefix in PREFIXES.values() for kind in ("images", "labels")
+                if getattr(args, f"{prefix}{kind}")]
+    if patterns and args.scene_table:
+        raise ValueError(f"{patterns[0]} and --scene_table both say which scenes there are; give "
+                         "one")
+    table = args.scene_table or os.path.join(args.dataset, TABLE)
+    if patterns:
+        source, scenes = "--images", scenes_of_patterns(args)
+    elif args.scene_table or not args.origin and os.path.exists(table):
+        source, scenes = table, read_scene_table(table)
+        print(f"scenes: those of {table}")
     else:
-        scenes = scenes_of_folder(args)
+        source, scenes = "", scenes_of_folder(args)
+    if source:
+        if args.scenes:
+            raise ValueError(f"--scenes chooses among the scenes of --origin, not of {source}; "
+                             "leave it out")
+        # Checked, since a misspelt name would let the held-out scene into the training tiles.
+        names = matching_names(args.test_scene or [], [scene.name for scene in scenes])
+        choose_scenes({scene.name: scene for scene in scenes}, names, f"{source} (--test_scene)")
+        scenes = [replace(scene, split=TEST) if scene.name in names else scene for scene in scenes]
     by_split = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     if not by_split[TRAIN]:
-        raise ValueError(f"{args.scene_table}: it has no scene of split train")
+        raise ValueError(f"{source}: it has no scene of split train")
     return by_split
 
 
@@ -56,8 +72,8 @@ def scenes_of_folder(args):
     """The labelled scenes of --origin (N.png with N_class.png): --test_scene are held out."""
     folder = args.origin or os.path.join(args.dataset, "origin")
     scenes = find_scenes(folder)
-    # Checked, since a misspelt name would let the held-out scene into the training tiles.
-    held_out = matching_names(args.test_scene, scenes)
+    # Checked, as above.
+    held_out = matching_names(args.test_scene or [TEST_SCENE], scenes)
     if args.scenes:
         both = [name for name in held_out if name in args.scenes]
         if both:
@@ -69,8 +85,8 @@ def scenes_of_folder(args):
         chosen = [scene for name, scene in scenes.items()
                   if name not in held_out and scene.label_path]
         if not chosen:
-            raise FileNotFoundError(f"{folder}: no scene but the held-out {', '.join(held_out)} has "
-                                    "a label (N_class.png beside N.png)")
+            raise FileNotFoundError(f"{folder}: no scene but the held-out {', '.join(held_out)} "
+                                    "has a label (N_class.png beside N.png)")
     return ([replace(scene, split=TRAIN) for scene in chosen]
             + [replace(scenes[name], split=TEST) for name in held_out if name in scenes])
 
@@ -84,29 +100,34 @@ def matching_names(patterns, names):
 
 
 def scenes_of_patterns(args):
-    """The scenes that --images, --labels and their like name."""
+    """The scenes that --images, --labels and their like name. A scene's name is what the stars of
+    its pattern stand for."""
+    if not args.images:
+        raise ValueError("--images and --labels are missing: they say which scenes to train on")
     scenes = []
-    for split, prefix in ((TRAIN, ""), (VALIDATION, "validation_"), (TEST, "test_")):
+    for split, prefix in PREFIXES.items():
         images, labels = (getattr(args, prefix + kind) for kind in ("images", "labels"))
         flags = f"--{prefix}images", f"--{prefix}labels"
         if labels and not images or images and not labels and split != TEST:
             raise ValueError(f"{flags[0]} and {flags[1]} go together; give both")
         if images:
-            before, star, after = os.path.basename(images).partition("*")
-            for path, label in paired_files([images], [labels] if labels else [], flags).items():
-                file = os.path.basename(path)
-                name = file[len(before):len(file) - len(after)] if star else ""
-                scenes.append(Scene(name or os.path.splitext(file)[0], path, label, split))
+            pairs = paired_files([images], [labels] if labels else [], flags)
+            masks = {os.path.normpath(label) for label in pairs.values() if label}
+            # 'scenes/*.png' matches the labels 'scenes/*_mask.png' too.
+            scenes += [Scene(partner_of(path, images, "*"), path, label, split)
+                       for path, label in pairs.items() if os.path.normpath(path) not in masks]
     return checked(scenes, "--images")
 
 
-def read_scene_table(path):
+def read_scene_table(path, check=True):
     """The scenes of a table (csv: image, label, split and, if they are not the images' names,
-    name); paths are relative to it. A test scene may lack its label. Raises ValueError, OSError."""
+    name); paths are relative to it. A test scene may lack its label. check=False: whether or not
+    the files are there. Raises ValueError, OSError."""
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except OSError as error:
-        raise OSError(f"{path}: could not be read ({error.strerror}); check --scene_table") from None
+        raise OSError(f"{path}: could not be read ({error.strerror}); check "
+                      "--scene_table") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"{path}: not a table of scenes ({error}); it has the columns image, "
                          "label, split") from None
@@ -123,12 +144,12 @@ def read_scene_table(path):
             getattr(row, "name", "") or os.path.splitext(os.path.basename(row.image))[0],
             os.path.join(folder, row.image), row.label and os.path.join(folder, row.label) or None,
             row.split))
-    return checked(scenes, path)
+    return checked(scenes, path) if check else scenes
 
 
 def checked(scenes, source):
-    """`scenes`, whose files are there and which are in one split each, under names of their own: one
-    that another split has too gets its split before it. Raises ValueError, OSError."""
+    """`scenes`, whose files are there and which are in one split each, under names of their own: a
+    name that another split has too gets its split before it. Raises ValueError, OSError."""
     files, names, result = {}, {}, []
     for scene in scenes:
         for path in filter(None, (scene.image_path, scene.label_path)):
@@ -185,7 +206,8 @@ def main():
     scenes = scenes_of_patterns(args)
     write_scene_table(args.out, scenes)
     for split in SPLITS:
-        print(f"{split}: {named(s.name for s in scenes if s.split == split)}")
+        if names := [scene.name for scene in scenes if scene.split == split]:
+            print(f"{split}: {named(names)}")
     print(f"written: {args.out}")
 
 

@@ -113,7 +113,7 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
             raise ValueError(f"{partner}: one file of {flags[1]} for the {len(paths)} of {name}; "
                              "put a star where their names differ, and quote it")
         for path in paths:
-            pairs.setdefault(path, partner and _partner_of(path, name, partner))
+            pairs.setdefault(path, partner and partner_of(path, name, partner))
     return pairs
 
 
@@ -121,7 +121,7 @@ def _is_pattern(name):
     return glob.has_magic(name) and not os.path.exists(name)
 
 
-def _partner_of(path, pattern, partner):
+def partner_of(path, pattern, partner):
     """`partner` with what the stars of `pattern` stand for in `path` in place of its own."""
     if not _is_pattern(partner):
         return partner

@@ -161,9 +161,10 @@ def read_tile_list(folder, name=TRAINING_LIST):
 
 
 def held_out_scenes(folder):
-    """The held-out Scenes that preprocess.py noted in `folder`; [] where it noted none."""
+    """The held-out Scenes that preprocess.py noted in `folder`, whether or not their files are
+    still there; [] where it noted none."""
     path = os.path.join(folder, SCENES)
-    scenes = read_scene_table(path) if os.path.exists(path) else []
+    scenes = read_scene_table(path, check=False) if os.path.exists(path) else []
     return [scene for scene in scenes if scene.split == TEST]
 
 

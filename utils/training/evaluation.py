@@ -1,25 +1,26 @@
 """Scores and pictures of a model in training, on validation tiles and on the held-out scene."""
 
+import itertools
 import os
 import typing
+from collections import Counter
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from utils.classes import colour_map
-from utils.metrics import (BoundaryF1, accuracy, confusion_matrix, intersection_over_union,
-                           mean_iou)
+from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix,
+                           intersection_over_union, mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
 from utils.data.rasters import RGB, Image, Label
 from utils.data.scene_table import matching_names, named
-from utils.data.scenes import encode_png, find_scenes, read_scene
+from utils.data.scenes import check_same_size, encode_png, find_scenes, read_scene
+from utils.data.tiles import SCENES
 from utils.inference.sliding_window import InferenceOptions, predict_strips, window_starts
 from utils.training.tensorboard import scalar_summary
 
 PICTURES = 4
-# So many windows of held-out scenes are watched however often.
-FEW_WINDOWS = 64
 
 
 class Evaluator:
@@ -46,16 +47,14 @@ class Evaluator:
         if len(self._tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
         if self._held_out.parts:
-            predictions = self._predict_held_out()
+            parts = [(*part, prediction) for part, prediction in
+                     zip(self._held_out.parts, self._predict_held_out())]
             matrix = sum(confusion_matrix(label, prediction, len(table))
-                         for (_, label), prediction in zip(self._held_out.parts, predictions))
+                         for _, label, prediction in parts)
             values.update(score_values("held_out", matrix, table))
-            image, label = self._held_out.parts[0]
-            if len(predictions) == 1:
-                values.update(boundary_values("held_out", label, predictions[0], table))
+            values.update(boundary_values("held_out", [part[1:] for part in parts], table))
             writer.add_summary(confusion_summary("held_out", matrix, table), step)
-            writer.add_summary(picture_summary(image, label, predictions[0], table, self._window),
-                               step)
+            writer.add_summary(picture_summary(parts, table, self._window), step)
         writer.add_summary(scalar_summary(values), step)
         print(f"step {step}: " + ", ".join(
             f"{tag} {value:.4f}" for tag, value in values.items()
@@ -92,61 +91,68 @@ class HeldOut(typing.NamedTuple):
     whole: bool
 
 
-def read_held_out(args, tile_set, window):
+def read_held_out(args, tile_set, window, batch_size):
     """The HeldOut that train.py's flags and the TileSet name; told in a line where there is none,
     or where only a sample of windows of `window` pixels is watched.
 
-    The sample is fixed by --seed. An evaluation of it takes less than a tenth of the time of the
-    steps between two evaluations, since a forward pass takes a third of a step; but FEW_WINDOWS are
-    always watched.
+    batch_size: windows in a call, those of a step of one device. The sample is fixed by --seed. An
+    evaluation makes a call for every five steps, which takes less than a tenth of their time as
+    long as a forward pass takes less than half of a step; but one call is always made.
     """
-    names = args.test_scene
-    origin = args.origin or os.path.join(args.dataset, "origin")
+    names, source = args.test_scene, args.origin or os.path.join(args.dataset, "origin")
+    noted = {} if args.origin else {scene.name: scene for scene in tile_set.held_out}
+    if noted and names == [TEST_SCENE]:
+        names = [*noted]
     try:
-        if not args.origin and names == [TEST_SCENE] and tile_set.held_out:
-            scenes = tile_set.held_out
+        if noted and set(matching_names(names, noted)) <= set(noted):
+            source, found = os.path.join(args.dataset, SCENES), noted
         else:
-            found = find_scenes(origin)
-            names = matching_names(names, found)
-            scenes = [found[name] for name in names]
-        names = [scene.name for scene in scenes]
-        scenes = [scene for scene in scenes if scene.label_path]
+            found = find_scenes(source)
+        names = matching_names(names, found)
+        scenes = [scene for scene in (found[name] for name in names)
+                  if scene.label_path and os.path.exists(scene.image_path)]
         if not scenes:
             raise KeyError
     except (FileNotFoundError, KeyError):
-        print(f"{origin}: no labelled {named(names)}; training without watching it")
+        print(f"{source}: no labelled {named(names)}; training without watching it")
         return HeldOut(names, [], True)
     both = set(names) & set(tile_set.training.get("scene", []))
     if both:
         print(f"warning: {named(sorted(both))}: in the training tiles, so its scores are not those "
               "of a held-out scene; give --test_scene as to preprocess.py")
-    most = max(FEW_WINDOWS, args.test_display * args.batch_size // 5)
-    return _sample_of(scenes, tile_set, window, most, args.seed)._replace(names=names)
+    calls = max(1, args.test_display // 5)
+    parts, whole = _watched(scenes, tile_set, window, (calls, batch_size), args.seed)
+    return HeldOut(names, parts, whole)
 
 
-def _sample_of(scenes, tile_set, window, most, seed):
-    """The HeldOut of whole scenes where they are of `most` windows at most, else of so many."""
+def _watched(scenes, tile_set, window, cost, seed):
+    """(parts, whole) of a HeldOut: the scenes whole where `calls` calls of `batch_size` windows are
+    enough for them, else windows for so many calls. cost: (calls, batch_size)."""
+    calls, batch_size = cost
+    most = calls * batch_size
     bands, stretch = (tile_set.noted_bands.get(name) for name in ("bands", "stretch"))
     corners = []
     for number, scene in enumerate(scenes):
         with Image(scene.image_path, bands or RGB, stretch) as image:
             corners += [(number, top, left) for top in window_starts(image.height, window, 0)
                         for left in window_starts(image.width, window, 0)]
-    if len(corners) <= most:
-        return HeldOut([], [read_scene(scene, tile_set.table, bands, stretch)
-                            for scene in scenes], True)
-    print(f"watching {most:,} of the {len(corners):,} windows of the held-out scenes")
+    # A scene that is mapped whole fills its last call up.
+    if sum(-(-count // batch_size) for count in Counter(n for n, *_ in corners).values()) <= calls:
+        return [read_scene(scene, tile_set.table, bands, stretch) for scene in scenes], True
+    if most < len(corners):
+        print(f"watching {most:,} of the {len(corners):,} windows of the held-out scenes")
+    most = min(most, len(corners))
     chosen = np.sort(np.random.default_rng(seed).choice(len(corners), most, replace=False))
     parts = []
-    for number, scene in enumerate(scenes):
-        own = [corners[index] for index in chosen if corners[index][0] == number]
-        if own:
-            with (Image(scene.image_path, bands or RGB, stretch) as image,
-                  Label(scene.label_path, tile_set.table) as label):
-                size = min(window, image.height), min(window, image.width)
-                parts += [(image.read(top, left, *size), label.read(top, left, *size))
-                          for _, top, left in own]
-    return HeldOut([], parts, False)
+    for number, own in itertools.groupby((corners[index] for index in chosen), lambda c: c[0]):
+        scene = scenes[number]
+        with (Image(scene.image_path, bands or RGB, stretch) as image,
+              Label(scene.label_path, tile_set.table) as label):
+            check_same_size(scene, (image.height, image.width), (label.height, label.width))
+            size = min(window, image.height), min(window, image.width)
+            parts += [(image.read(top, left, *size), label.read(top, left, *size))
+                      for _, top, left in own]
+    return parts, False
 
 
 def evaluate_tiles(predict, tile_set, batch_size):
@@ -188,25 +194,32 @@ def score_values(group, matrix, table):
     return {tag: float(value) for tag, value in values.items() if np.isfinite(value)}
 
 
-def boundary_values(group, label, prediction, table):
-    """The boundary F1 of a whole map as {tag: value}; {} where no class has a boundary."""
-    boundary_f1 = BoundaryF1(len(table))
-    boundary_f1.add(label, prediction)
-    score = boundary_f1.score()
+def boundary_values(group, maps, table):
+    """The boundary F1 of maps (label, prediction), their counts added up, as {tag: value}; {} where
+    no class has a boundary."""
+    counts = 0
+    for label, prediction in maps:
+        one = BoundaryF1(len(table))
+        one.add(label, prediction)
+        counts += one.counts()
+    score = boundary_f1(counts)
     return {f"{group}/boundary_f1": score} if np.isfinite(score) else {}
 
 
-def picture_summary(image, label, prediction, table, window):
-    """tf.Summary of image | label | prediction at fixed places down the scene's diagonal."""
+def picture_summary(parts, table, window):
+    """tf.Summary of image | label | prediction at fixed places: down the diagonals of `parts`, a
+    list of such three each, or of some of them where they are many."""
     values = []
-    height, width = label.shape
     for number in range(PICTURES):
+        index = number * len(parts) // PICTURES
+        image, label, prediction = parts[index]
         top, left = (round(max(0, side - window) * (number + .5) / PICTURES)
-                     for side in (height, width))
+                     for side in label.shape)
         part = slice(top, top + window), slice(left, left + window)
         picture = side_by_side([rgb_of(image[part]), colour_map(label[part], table),
                                 colour_map(prediction[part], table)])
-        values.append(_picture(f"held_out/row_{top}_column_{left}", picture))
+        name = f"part_{index}_" if len(parts) > 1 else ""
+        values.append(_picture(f"held_out/{name}row_{top}_column_{left}", picture))
     return tf.Summary(value=values)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from deeplab_v3 import ModelConfig
 from utils import files
 from utils.classes import ClassTable, read_classes
+from utils.data.scene_table import named
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
@@ -70,8 +71,8 @@ class RunSettings:
             raise ValueError(f"{path}: not the settings of a run, which have model, tile_size and "
                              "a row of classes for each of the model's; restore it or train again")
         return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
-                           [scenes] if isinstance(scenes, str) else scenes, recipe, values.get("bands"),
-                           values.get("stretch"))
+                           [scenes] if isinstance(scenes, str) else scenes, recipe,
+                           values.get("bands"), values.get("stretch"))
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
@@ -105,11 +106,15 @@ def check_same_settings(run, settings, defaults):
     defaults: train.py's flags as they are when not given: a run from before there was a flag
     resumes with its default.
     """
+    def told(values, name):
+        value = values.get(name)
+        return named(value) if name == ("test_scene",) and isinstance(value, list) else value
+
     before, now = _flat(RunSettings.read(run).to_json()), _flat(settings.to_json())
     for name in set(now) - set(before):
         if name[:1] == ("training",) and name[1] in defaults:
             before[name] = defaults[name[1]]
-    changed = [f"{FLAGS.get(name[-1], name[-1])} was {before.get(name)}, is {now.get(name)}"
+    changed = [f"{FLAGS.get(name[-1], name[-1])} was {told(before, name)}, is {told(now, name)}"
                for name in before | now if before.get(name) != now.get(name)]
     if changed:
         raise ValueError(f"{run}: cannot be resumed with other settings: {'; '.join(changed)}; "
