@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from utils.classes import read_classes
-from utils.cli import (argument_parser, leave_on_signals, positive, probability, progress,
-                       run_script)
+from utils.cli import (above_zero, argument_parser, leave_on_signals, positive, probability,
+                       progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
@@ -66,14 +66,14 @@ def parse_arguments(arguments=None):
     for name, default in AUGMENTATIONS.items():
         add(f"--{name}", type=probability, default=default, metavar="P",
             help="probability" + (", of at most one turn" if name in TURNS else ""))
-    add("--gamma_range", type=float, nargs=2, default=GAMMA_RANGE, metavar=("LOW", "HIGH"),
+    add("--gamma_range", type=above_zero, nargs=2, default=GAMMA_RANGE, metavar=("LOW", "HIGH"),
         help="gamma is drawn log-uniformly from it")
     parser.set_defaults(test_scene=None)  # scene 5 only in the default layout
     args = parser.parse_args(arguments)
     if args.no_augment:
         vars(args).update(dict.fromkeys(AUGMENTATIONS, 0.0))
-    if not 0 < args.gamma_range[0] <= args.gamma_range[1] < np.inf:
-        parser.error("--gamma_range needs 0 < LOW <= HIGH")
+    if args.gamma_range[0] > args.gamma_range[1]:
+        parser.error("--gamma_range needs LOW <= HIGH")
     if sum(getattr(args, name) for name in TURNS) > 1:
         parser.error("--rotate_90, --rotate_180 and --rotate_270 add up to more than 1; at most "
                      "one turn is made")

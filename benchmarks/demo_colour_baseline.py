@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score
 from threadpoolctl import threadpool_limits
 
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
-from utils.cli import positive, run_script
+from utils.cli import natural, positive, run_script
 from utils.data.scenes import choose_scenes, find_scenes, read_scene
 
 
@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--classes", default=DEFAULT_TABLE, metavar="FILE")
     parser.add_argument("--test_scene", default="5")
     parser.add_argument("--pixels", type=positive, default=400000, help="learned from")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     args = parser.parse_args()
 
     table = read_classes(args.classes)

@@ -25,6 +25,7 @@ import tf_slim  # noqa: E402
 from tf_slim.nets import resnet_v2 as slim_resnet_v2  # noqa: E402
 
 from resnet_v2 import resnet_v2_50  # noqa: E402
+from utils.cli import natural  # noqa: E402
 from utils.layers import BatchNorm  # noqa: E402
 from utils.training.pretrained import assign_backbone, read_pretrained  # noqa: E402
 from utils.training.checkpoints import model_variables  # noqa: E402
@@ -99,7 +100,7 @@ def relative_error(ours, theirs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     args = parser.parse_args()
 
     tf.disable_v2_behavior()

@@ -48,7 +48,7 @@ def number(kind, low=None, high=None, above=None, below=None):
             fits = ((low is None or value >= low) and (high is None or value <= high)
                     and (above is None or value > above) and (below is None or value < below)
                     and abs(value) < (LARGEST if kind is int else float("inf")))
-        except (ValueError, OverflowError):
+        except ValueError:
             fits = False
         if not fits:
             raise argparse.ArgumentTypeError(

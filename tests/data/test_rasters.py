@@ -8,7 +8,7 @@ import pytest
 import rasterio
 
 from utils.classes import colour_map, read_classes
-from utils.data.rasters import Image, Label
+from utils.data.rasters import Image, Label, is_gdal_error
 from utils.data.scenes import write_png
 
 
@@ -178,6 +178,18 @@ def test_a_damaged_block_is_found_where_it_is_read(tmp_path, block, capfd):
         with Image(path) as image:
             _whole(image)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("header", [b"II*\0", b"II*\0\x08\0\0\0\0\0\0\0\0\0"])
+def test_a_damaged_header_is_found_and_is_an_error_of_gdal_when_written_over(tmp_path, header):
+    path = tmp_path / "1.tif"
+    path.write_bytes(header)
+    with pytest.raises(ValueError, match="1.tif: truncated or not an image"):
+        Image(str(path))
+    # Here rasterio raises one that is no RasterioError.
+    with pytest.raises(Exception) as caught:
+        _write(path, _random((1, 8, 8), np.uint8))
+    assert is_gdal_error(caught.value) and not is_gdal_error(ValueError("ours"))
 
 
 def test_windows_of_a_label_are_those_of_the_whole(tmp_path, draw_scene, table):

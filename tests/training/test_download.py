@@ -3,6 +3,7 @@
 import http.server
 import io
 import os
+import socket
 import tarfile
 import threading
 
@@ -11,11 +12,14 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import ModelConfig
-from utils.training import pretrained
+from utils.training import download, pretrained
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Sends the server's `content`, at most `limit` bytes of it, or answers `refuses`."""
+    """Sends the server's `content`, at most `limit` bytes of it, or answers `refuses`.
+
+    Where the server's `silent` is an event, the connection stays open until it is set.
+    """
 
     def do_GET(self):
         self.server.asked += 1
@@ -26,6 +30,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.server.content)))
         self.end_headers()
         self.wfile.write(self.server.content[:self.server.limit])
+        if self.server.silent:
+            self.server.silent.wait(30)
 
     def log_message(self, *_):
         pass
@@ -55,7 +61,7 @@ def zoo(tmp_path, monkeypatch):
     server.names = [name for name in os.listdir(tmp_path / "made") if name != "checkpoint"]
     assert len(server.names) == 2
     server.content = archive_of(tmp_path / "made", server.names)
-    server.limit, server.refuses, server.asked = None, None, 0
+    server.limit, server.refuses, server.silent, server.asked = None, None, None, 0
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(pretrained.MODEL_ZOO, "xception_65",
@@ -91,6 +97,7 @@ def test_what_is_broken_leaves_nothing_that_is_taken_for_weights(zoo, tmp_path):
             (whole, 100, OSError, "could not be fetched .*retrieval incomplete"),
             (b"<html>Log in to this network</html>", None, ValueError, "not an archive"),
             (whole[:len(whole) // 2], None, ValueError, "not an archive"),
+            (archive_of(tmp_path / "made", []), None, ValueError, "not an archive of one"),
             (archive_of(tmp_path / "made", zoo.names, ["../../escaped"]), None, ValueError,
              "not an archive .*escaped")):
         zoo.content, zoo.limit = content, limit
@@ -120,10 +127,26 @@ def test_a_server_that_refuses_is_told_with_the_ways_out(zoo):
         read_imagenet()
 
 
-def test_on_a_full_disk_the_file_is_named(zoo, small_disk, monkeypatch):
+def test_a_server_that_falls_silent_is_not_waited_for(zoo, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", .2)
+    zoo.limit, zoo.silent = 100, threading.Event()
+    try:
+        with pytest.raises(OSError, match="could not be fetched .*timed out.*--pretrained none"):
+            read_imagenet()
+    finally:
+        zoo.silent.set()
+    assert socket.getdefaulttimeout() is None
+    assert os.listdir(tmp_path / "home/models") == []
+
+
+@pytest.mark.parametrize("large", ["archive", "what is in it"])
+def test_on_a_full_disk_the_folder_is_named(zoo, small_disk, monkeypatch, large):
     monkeypatch.setenv("KERAS_HOME", str(small_disk))
-    zoo.content = os.urandom(2_000_000)
-    with pytest.raises(OSError, match="imagenet: .*(No space left|could not be fetched)"):
+    (small_disk.parent / "zeros").write_bytes(bytes(2_000_000))
+    zoo.content = (os.urandom(2_000_000) if large == "archive" else
+                   archive_of(small_disk.parent, ["zeros"]))
+    with pytest.raises(OSError, match="imagenet: .*disk/models: could not be written .No space "
+                                      "left.*KERAS_HOME"):
         read_imagenet()
     assert os.listdir(small_disk / "models") == []
 

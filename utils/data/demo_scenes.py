@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import positive, run_script
+from utils.cli import natural, positive, run_script
 from utils.files import write_text
 from utils.data.scenes import LABEL_SUFFIX, find_scenes, write_png
 from utils.data.street_plan import assign_uses, split_blocks
@@ -289,7 +289,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", default="dataset/demo/origin", metavar="FOLDER", help="goes here")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     parser.add_argument("--size", type=positive, default=1024, help="pixels a side, about")
     args = parser.parse_args()
     write_demo_scenes(args.out, args.seed, args.size)
