@@ -55,7 +55,7 @@ def parse_arguments(arguments=None):
         help="plain tiles, for train.py --augment_online: takes every probability below as 0")
     for name, default in AUGMENTATIONS.items():
         add(f"--{name}", type=probability, default=default, metavar="P",
-            help="probability" + (", of at most one turn" if name in TURNS else ""))
+            help="probability" + ("; at most one of the turns is made" if name in TURNS else ""))
     add("--gamma_range", type=float, nargs=2, default=GAMMA_RANGE, metavar=("LOW", "HIGH"),
         help="gamma is drawn log-uniformly from it")
     args = parser.parse_args(arguments)
