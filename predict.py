@@ -83,8 +83,8 @@ def parse_arguments(arguments=None):
     add("--scales", type=scale, nargs="+", default=[1.0],
         help="average over copies of a window of these relative sizes")
     add("--precision", **PRECISION_FLAG,
-        help="of the convolutions; auto: that of the run's training on the machine of that, "
-        "elsewhere the faster in a trial where there is much to map, else float32")
+        help="of the convolutions; auto: on the machine that trained the run that of the training, "
+        "elsewhere the faster in a trial or, where there is little to map, float32")
 
     add = parser.add_argument_group("output").add_argument
     add("--out", default="predictions", metavar="FOLDER", help="for the results")

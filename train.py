@@ -67,7 +67,7 @@ def parse_arguments(arguments=None):
     add("--backbone", choices=list(BACKBONES), default="resnet_v2_50", help="below the ASPP")
     add("--width", type=scale, default=1.0, metavar="FACTOR",
         help="on the backbone's numbers of filters; .5 for laptops, without pretrained weights")
-    add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels to a feature")
+    add("--output_stride", type=int, choices=(8, 16), default=16, help="pixels per feature")
     add("--multi_grid", type=positive, nargs=3, metavar="RATE",
         help="factors on the atrous rate of the last block's three units or, of Xception, "
         "convolutions; by default 1 2 4, of Xception 1 1 1")
@@ -103,17 +103,17 @@ def parse_arguments(arguments=None):
     add("--batch_norm_decay", type=probability, default=0.99,
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--ema", type=share, default=0.0, metavar="DECAY",
-        help="of the moving average of the weights that is evaluated, kept as the best and used by "
-        "predict.py; .99 for a thousand steps, .999 and more for long runs; 0: no average")
+        help="of the moving average of the weights (EMA), which is evaluated, kept as the best and "
+        "used by predict.py; .99 for a thousand steps, .999 and more for long runs; 0: none")
 
     add = parser.add_argument_group("loss").add_argument
     add("--loss", choices=losses.LOSSES, default="cross_entropy",
         help="focal turns to pixels that are not learned yet, dice_cross_entropy to small classes")
     add("--focal_gamma", type=above_zero, default=2.0, help="exponent of the focal loss")
     add("--class_weights", choices=CLASS_WEIGHTS, default="none",
-        help="of rare classes more, by the class frequencies that preprocess.py wrote")
+        help="rare classes weigh more, by the class frequencies that preprocess.py wrote")
     add("--hard_pixels", type=part_above_0, default=1.0, metavar="SHARE",
-        help="of each tile's valid pixels only the hardest enter (OHEM); 1: all")
+        help="of each tile's valid pixels only this share, the hardest, enters (OHEM); 1: all")
     add("--label_smoothing", type=share, default=0.0, metavar="SHARE",
         help="of a label that goes to all classes alike")
 
@@ -136,7 +136,7 @@ def parse_arguments(arguments=None):
         "--slurm")
     add("--slurm", type=port, nargs="?", const=cluster.SLURM_PORT, metavar="PORT",
         help="take the hosts from Slurm's variables, under srun; PORT is that of a node's first "
-        f"task, {cluster.SLURM_PORT} if not said")
+        f"task, by default {cluster.SLURM_PORT}")
     add("--sync_batch_norm", action="store_true",
         help="batch statistics of all devices' tiles, not of each device's own")
     return parser.parse_args(arguments), vars(parser.parse_args([]))
@@ -154,7 +154,7 @@ class Graph(NamedTuple):
     stop_asked: Any          # int64 placeholder: whether this host was asked to stop
     stops_asked: Any         # ... and its sum over all devices
     ema: dict                # name of a variable -> the variable that holds its moving average
-    start_of_ema: Any        # op: the averages begin at the variables' values
+    start_of_ema: Any        # op: the EMA begins at the variables' values
     histograms: Any          # summary, or None
     evaluated: Any           # uint8 placeholder [batch, height, width, channels]
     probabilities: Any       # float32 [batch, height, width, classes] of it

@@ -1,7 +1,7 @@
 """A tile set: what preprocess.py writes into --dataset and train.py reads. Without TensorFlow.
 
 train/images/, train/labels/, validation/images/, validation/labels/   tiles, PNG
-path_list.csv, validation_list.csv    a row a tile: its files, its crop and what was done to it
+path_list.csv, validation_list.csv    one row per tile: its files, its crop and what was done to it
 class_frequencies.csv                 pixels of each class
 scene_list.csv                        the scenes that they are of, and the held-out ones
 bands.json                            the bands of the scenes that tiles show, and their stretch
@@ -37,7 +37,7 @@ BLOCK = 4096  # bytes; most disks give a file whole blocks
 class TileSet:
     """The tile set in `folder`, whose labels are of the ClassTable `table`.
 
-    training, validation: DataFrames, a row a tile, whose columns image and label are paths. All
+    training, validation: DataFrames, one row per tile, whose columns image and label are paths. All
     else is read once, when it is first asked for. Raises OSError, ValueError naming the file.
     """
 

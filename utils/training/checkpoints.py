@@ -2,7 +2,7 @@
 
 logs/<run>/latest/step-N.*   the latest: all variables, so that training resumes
 logs/<run>/best/step-N.*     the best on the validation tiles: the model's variables only, or their
-                             moving averages (--ema)
+                             EMA (--ema)
 """
 
 import contextlib
@@ -138,8 +138,7 @@ def model_variables():
 def restore_model(session, path):
     """Restores all model variables of the current graph by name, or raises ValueError.
 
-    Where the checkpoint holds moving averages (a latest one of a run with --ema), it is these that
-    the variables get.
+    Where the checkpoint holds their EMA (a latest one of a run with --ema), the variables get that.
     """
     with _damage_named(path):
         stored = dict(tf.train.list_variables(path))

@@ -1,4 +1,4 @@
-"""Exponential moving averages of the model's variables (--ema)."""
+"""EMA: the exponential moving average of each of the model's variables (--ema)."""
 
 import tensorflow.compat.v1 as tf
 
