@@ -46,6 +46,7 @@ def test_the_repository_s_own_table_is_good(repository):
     ("id,name,colour\n0,a,#00aa00\n1,b,#00AA00\n", "#00aa00 is used twice"),
     ("id,name,colour\n0,a,#000000\n1,b,#ff00ff\n255,none,#ff00ff\n", "#ff00ff is used twice"),
     ("id,name,colour,value\n0,a,#000000,1\n1,b,#ff00ff,2 1\n", "value 1 is used twice"),
+    ("id,name,colour,value\n0,a,#000000,\n1,b,#ff00ff,\n255,none,,1\n", "value 1 is used twice"),
     ("id,name,colour,value\n0,a,#000000,1\n1,b,#ff00ff,two\n", "value 'two' of b is not whole"),
     ("id,name,colour\n0,a,#000000\n1,b,red\n", "'red'"),
     ("id,name,colour\n0,a,#000000\n1,b,#12345\n", "'#12345'"),
@@ -114,6 +115,11 @@ def test_settings_bring_the_table_back(table):
     again = ClassTable.from_settings(table.to_settings())
     assert again.names == table.names
     np.testing.assert_array_equal(again.colours, table.colours)
+    old = [{"name": name, "colour": colour} for name, colour in (("land", "#ffffff"),
+                                                                 ("sea", "#0000ff"))]
+    table = ClassTable.from_settings(old)
+    assert table.to_settings() == old and table.ignore_colour == (255, 0, 255)
+    np.testing.assert_array_equal(decode_values(np.uint8([[0, 1, 255]]), table, "l"), [[0, 1, 255]])
 
 
 def test_a_folder_in_place_of_the_table_is_named(tmp_path):
@@ -145,14 +151,15 @@ def test_values_of_a_label_become_the_ids_that_the_table_gives_them(rich, dtype)
     assert ids.dtype == np.uint8
     np.testing.assert_array_equal(ids, expected)
     few = np.minimum(values, 254).astype(np.uint8)
-    with pytest.raises(ValueError, match="label.tif: label value 254 is not in .*1, 2, 40, 300, or"):
+    with pytest.raises(ValueError, match="label.tif: label value 254 is not in .*1, 2, 40, 300"):
         decode_values(few, rich, "label.tif")
 
 
 def test_colours_of_a_class_and_of_what_is_ignored_are_rows_like_any_other(rich):
-    mask = np.array([[[255, 0, 255], [0, 0, 255], [0, 0, 0], [255, 0, 0], [0x88, 0x44, 0]]], np.uint8)
+    mask = np.uint8([[[255, 0, 255], [0, 0, 255], [0, 0, 0], [255, 0, 0], [0x88, 0x44, 0]]])
     np.testing.assert_array_equal(decode_colours(mask, rich, "m"), [[0, 1, 255, 255, 0]])
-    np.testing.assert_array_equal(colour_map(np.uint8([[0, 255]]), rich), [[[255, 0, 255], [0, 0, 0]]])
+    np.testing.assert_array_equal(colour_map(np.uint8([[0, 255]]), rich),
+                                  [[[255, 0, 255], [0, 0, 0]]])
     again = ClassTable.from_settings(json.loads(json.dumps(rich.to_settings())))
     assert len(again) == 2 and again.rows == rich.rows
     assert again.ids_of_colours == rich.ids_of_colours
@@ -166,6 +173,26 @@ def test_magenta_may_be_a_class_and_then_another_colour_is_ignored(tmp_path):
     coloured = colour_map(labels, table)
     assert len({tuple(pixel) for pixel in coloured[0].tolist()}) == 3
     np.testing.assert_array_equal(decode_colours(coloured, table, "m"), labels)
+
+
+def test_the_colour_of_what_is_ignored_is_no_further_colour_of_a_class(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "id,name,colour\n0,a,#ffffff\n1,b,#00ff00\n1,b,#ff00ff\n1,b,#ff00fe\n")
+    table = read_classes(str(tmp_path / "t.csv"))
+    labels = np.uint8([[0, 1, 255]])
+    np.testing.assert_array_equal(decode_colours(colour_map(labels, table), table, "m"), labels)
+
+
+@pytest.mark.parametrize("text, meant", [
+    ("0,a,#ffffff,7\n1,b,#00ff00,8\n0,a,#ffffff,9\n", {7: 0, 9: 0, 8: 1}),
+    ("0,a,#ffffff,\n1,b,#00ff00,\n255,none,,99\n", {0: 0, 1: 1, 99: 255}),
+    ("0,a,#ffffff,-1\n1,b,#00ff00,70000\n", {-1: 0, 70000: 1}),
+])
+def test_values_by_rows_of_one_id_and_for_what_is_ignored_alone(tmp_path, text, meant):
+    (tmp_path / "t.csv").write_text("id,name,colour,value\n" + text)
+    table = read_classes(str(tmp_path / "t.csv"))
+    values = np.int32([list(meant)])
+    np.testing.assert_array_equal(decode_values(values, table, "l"), [list(meant.values())])
 
 
 def test_all_other_colours_and_values_can_be_ignored_by_name(tmp_path):
@@ -183,13 +210,14 @@ def test_the_tables_of_public_data_sets_are_good(repository, name):
     assert len(table) >= 6
 
 
-def test_a_real_mask_of_deepglobe_is_read_by_its_table(repository, shared_data):
+# Two of them have red, one has black.
+@pytest.mark.parametrize("mask", ["validation/0000", "validation/0177", "train/0182", "train/0008"])
+def test_real_masks_of_deepglobe_are_read_by_its_table(repository, shared_data, mask):
     table = read_classes(str(repository / "dataset" / "tables" / "deepglobe.csv"))
-    path = str(shared_data / "deepglobe" / "validation" / "0000_mask.png")
-    mask = cv2.imread(path)[..., ::-1] > 127
-    codes = mask[..., 0] * 4 + mask[..., 1] * 2 + mask[..., 2]
-    meant = {3: 0, 6: 1, 5: 2, 2: 3, 1: 4, 7: 5, 0: 255, 4: 255}
-    np.testing.assert_array_equal(read_label(path, table), np.vectorize(meant.get)(codes))
+    path = str(shared_data / "deepglobe" / f"{mask}_mask.png")
+    codes = (cv2.imread(path)[..., ::-1] > 127) @ [4, 2, 1]
+    expected = np.uint8([255, 4, 3, 0, 255, 2, 1, 5])[codes]
+    np.testing.assert_array_equal(read_label(path, table), expected)
 
 
 def test_maps_hold_ids_whatever_values_labels_hold(rich):

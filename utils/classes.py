@@ -40,14 +40,16 @@ class ClassTable:
     def ignore_colour(self):
         """(r, g, b) in which ignored pixels are drawn: that of the first row for them, else magenta
         or, where a class has it, the next less blue that none has."""
-        own = [row.colour for row in self.rows if row.id == IGNORE and isinstance(row.colour, tuple)]
-        taken = set(map(tuple, self.colours.tolist()))
+        own = [row.colour for row in self.rows
+               if row.id == IGNORE and isinstance(row.colour, tuple)]
+        taken = {*map(tuple, self.colours.tolist()), *(row.colour for row in self.rows)}
         free = ((255, 0, blue) for blue in range(255, -1, -1) if (255, 0, blue) not in taken)
         return own[0] if own else next(free)
 
     @functools.cached_property
     def ids_of_colours(self):
-        """{0xrrggbb: id} of masks; under '*' the id of all other colours, where the table has it."""
+        """{0xrrggbb: id} of masks; under '*' the id of all other colours, where the table has it.
+        """
         drawn = dict(zip(_pack(self.colours).tolist(), range(len(self))))
         drawn.setdefault(int(_pack(np.array(self.ignore_colour))), IGNORE)
         return drawn | {
@@ -57,14 +59,19 @@ class ClassTable:
     @functools.cached_property
     def ids_of_values(self):
         """{value: id} of label files; under '*' the id of all other values, where the table has
-        it. Without any values in the table they are the ids."""
-        named = {value: row.id for row in self.rows for value in row.values}
-        if not set(named) - {ALL_OTHERS}:
-            named |= {number: number for number in range(len(self))}
-        return {IGNORE: IGNORE} | named
+        it. Where the table gives no class a value, they are the ids."""
+        return {IGNORE: IGNORE} | dict(self.values_and_ids())
+
+    def values_and_ids(self):
+        """[(value, id)] as the table's rows say it; where no class has a value, they are the ids.
+        """
+        given = [(value, row.id) for row in self.rows for value in row.values]
+        if all(number == IGNORE or value == ALL_OTHERS for value, number in given):
+            given += [(number, number) for number in range(len(self))]
+        return given
 
     def of_maps(self):
-        """The table by which maps are read: predict.py writes ids, whatever values labels hold."""
+        """The table by which maps and tiles are read: they hold ids, whatever labels hold."""
         return replace(self, rows=tuple(row._replace(values=()) for row in self.rows
                                         if row.colour not in (None, ALL_OTHERS)))
 
@@ -148,12 +155,12 @@ def _row_of(found, is_more):
 
 
 def _check_distinct(table):
-    colours = [_to_hex(colour) for colour in table.colours] + [
-        _to_hex(row.colour) if isinstance(row.colour, tuple) else row.colour
+    colours = [(_to_hex(colour), number) for number, colour in enumerate(table.colours)] + [
+        (_to_hex(row.colour) if isinstance(row.colour, tuple) else row.colour, row.id)
         for row in table.rows if row.colour is not None]
-    values = [value for row in table.rows for value in row.values]
-    for what, given in (("colour", colours), ("value", values)):
-        twice = [one for one in given if given.count(one) > 1]
+    for what, given in (("colour", colours), ("value", table.values_and_ids())):
+        last = dict(given)
+        twice = [one for one, number in given if last[one] != number]
         if twice:
             raise ValueError(f"{what} {twice[0]} is used twice")
 

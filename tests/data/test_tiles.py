@@ -1,12 +1,13 @@
 """utils/data/tiles.py: the lists and what lies beside the tiles, and what is wrong with them."""
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import class_table, write_tile_set
 
-from utils.classes import ClassTable
+from utils.classes import ClassTable, Row
 from utils.data import tiles
 from utils.data.tiles import BANDS, FREQUENCIES, TRAINING_LIST, TileSet, read_bands
 
@@ -51,6 +52,15 @@ def test_a_tile_set_is_read_as_it_was_written(dataset):
     assert tile_set.training["scene"].tolist() == ["1"] and tile_set.validation.empty
     assert tile_set.shape == (16, 16, 3) and tile_set.noted_bands == {}
     np.testing.assert_array_equal(tile_set.class_pixels, PIXELS)
+
+
+def test_labels_of_tiles_hold_ids_whatever_values_label_files_hold(tmp_path):
+    label = np.arange(256, dtype=np.uint8).reshape(16, 16) % 5
+    write_tile_set(tmp_path, [(np.zeros((16, 16, 3), np.uint8), label)])
+    rows = tuple(Row(number, f"class {number}", None, (100 * number,)) for number in range(5))
+    tile_set = TileSet(str(tmp_path), replace(class_table(5), rows=rows))
+    read = tile_set.read_tile(next(tile_set.training.itertuples()))[1]
+    np.testing.assert_array_equal(read, label)
 
 
 @pytest.mark.parametrize("name", [TRAINING_LIST, FREQUENCIES])

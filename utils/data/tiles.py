@@ -121,7 +121,9 @@ class TileSet:
         return image, label
 
     def _read(self, row):
-        image, label = read_tile_image(row.image), read_label(row.label, self.table)
+        # As maps do, tiles hold ids, whatever values the labels of scenes hold.
+        image = read_tile_image(row.image)
+        label = read_label(row.label, self.table.of_maps())
         if image.shape[:2] != label.shape:
             raise ValueError(f"{row.label}: its size differs from {row.image}; "
                              "run preprocess.py again")
