@@ -202,6 +202,7 @@ def test_bfloat16_is_near_float32_and_keeps_float32_variables(model):
 
 def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(1)
         deeplab_v3(tf.zeros([1, 33, 33, 3]), ModelConfig(5), BatchNorm(True))
         names = {v.op.name for v in model_variables() if not v.op.name.startswith("resnet_v2_50/")}
         weights = next(v for v in tf.trainable_variables() if v.op.name == "logits/weights")
