@@ -21,6 +21,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 sys.path.insert(0, str(REPOSITORY))
 
+import utils.quiet  # noqa: E402, F401  (before TensorFlow)
 from utils.classes import ClassTable  # noqa: E402
 from utils.cli import run_script  # noqa: E402
 from utils.data.scenes import write_png  # noqa: E402

@@ -1,4 +1,4 @@
-"""Loads TensorFlow without its page of remarks about this machine; import this first.
+"""Loads TensorFlow with oneDNN and without its page of remarks about this machine; import this first.
 
 They are written before TensorFlow's own log filter (TF_CPP_MIN_LOG_LEVEL) is in place, so the
 error stream is set aside for the length of the import. Errors of TensorFlow itself still show.
@@ -9,6 +9,11 @@ import os
 
 # Without a driver the only error at start is that there is none; with one, errors matter.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/dev/nvidia0") else "3")
+
+
+# TensorFlow turns oneDNN on by itself only where the processor has instructions for neural networks
+# (AVX512_VNNI and such). Without oneDNN it cannot train atrous convolutions on a CPU at all.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextlib.contextmanager
