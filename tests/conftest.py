@@ -20,8 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 sys.path.insert(0, str(REPOSITORY))
+# As utils.quiet does, for the tests that load TensorFlow by themselves.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import utils.quiet  # noqa: E402, F401  (before TensorFlow)
 from utils.classes import ClassTable  # noqa: E402
 from utils.cli import run_script  # noqa: E402
 from utils.data.scenes import write_png  # noqa: E402
@@ -41,6 +42,21 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is not present")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def trains_in_bfloat16():
+    """Whether TensorFlow can train atrous convolutions in bfloat16 on this processor: not without
+    AVX512."""
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default(), tf.Session() as session:
+        inputs, kernel = tf.ones([1, 9, 9, 8], tf.bfloat16), tf.ones([3, 3, 8, 8], tf.bfloat16)
+        outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=[1, 2, 2, 1])
+        try:
+            session.run(tf.gradients(outputs, kernel))
+        except tf.errors.InvalidArgumentError:
+            return False
+    return True
 
 
 @pytest.fixture

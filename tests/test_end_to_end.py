@@ -233,9 +233,9 @@ def test_the_scores_of_predict_are_those_of_its_written_map(trained, dataset, lo
                                   pd.read_csv(tmp_path / "again.csv"))
 
 
-def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
-    """GeoTIFFs of four bands of 16 bits and three classes through the whole chain, in bfloat16,
-    with the decoder and all that helps unbalanced data; what is missing is noted, not fatal. Then
+def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_bfloat16):
+    """GeoTIFFs of four bands of 16 bits and three classes through the whole chain, in bfloat16
+    where it can be, with the decoder and all that helps unbalanced data; what is missing is noted, not fatal. Then
     their weights, batch norm frozen, for seven classes."""
     classes = {count: tmp_path / f"{count}.csv" for count in (3, 7)}
     for count, path in classes.items():
@@ -255,7 +255,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path):
     shared = ("--dataset", tmp_path, *logs)
     output, errors = call(
         "train.py", *shared, "--run", "four", "--classes", classes[3], "--steps", 2, "--precision",
-        "bfloat16", "--ema", .9, "--loss", "dice_cross_entropy", "--class_weights", "inverse_log",
+        "bfloat16" if trains_in_bfloat16 else "float32", "--ema", .9, "--loss", "dice_cross_entropy", "--class_weights", "inverse_log",
         "--hard_pixels", .5, "--label_smoothing", .1, "--decoder", *RECIPE)
     assert errors == "" and "no labelled scene 5; training without watching it" in output
     run = str(tmp_path / "logs" / "four")

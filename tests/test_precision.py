@@ -52,6 +52,17 @@ def test_the_faster_precision_is_taken(float32, bfloat16, expected):
     assert clock.now < 9 + 18 + 30
 
 
+def test_a_precision_that_the_processor_does_not_know_is_not_taken():
+    clock = Clock()
+
+    def unknown(limit):
+        raise tf.errors.InvalidArgumentError(None, None, "")
+
+    assert faster({FLOAT32: clock.call(9, 1), BFLOAT16: unknown}, clock)[0] == FLOAT32
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        faster({FLOAT32: unknown, BFLOAT16: clock.call(9, 1)}, clock)
+
+
 def test_what_does_not_fit_into_memory_is_not_taken():
     clock = Clock()
 

@@ -1,4 +1,4 @@
-"""Loads TensorFlow with oneDNN and without its page of remarks about this machine; import this first.
+"""Loads TensorFlow with oneDNN, without its page of remarks about this machine; import this first.
 
 They are written before TensorFlow's own log filter (TF_CPP_MIN_LOG_LEVEL) is in place, so the
 error stream is set aside for the length of the import. Errors of TensorFlow itself still show.
