@@ -103,7 +103,10 @@ def chosen(monkeypatch):
     return trials
 
 
-def test_a_trial_leaves_no_trace_in_the_run_s_graph_and_random_numbers(settings, chosen, capsys):
+def test_a_trial_leaves_no_trace_in_the_run_s_graph_and_random_numbers(
+        settings, chosen, capsys, trains_in_bfloat16):
+    if not trains_in_bfloat16:
+        pytest.skip("this processor cannot train in bfloat16")
     def numbers(tried):
         with tf.Graph().as_default() as graph, tf.Session(config=repeatable_config()) as session:
             tf.set_random_seed(3)

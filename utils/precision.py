@@ -67,7 +67,8 @@ def faster(calls, timer=time.perf_counter):
 
     calls: {precision: function of the seconds after which it may give up, None for never, with
     TensorFlow's DeadlineExceededError}. The first call of each, which optimises the graph too, does
-    not count; bfloat16, which some processors only emulate, gets twice float32's time for it.
+    not count; bfloat16, which some processors only emulate and others do not know, gets twice
+    float32's time for it.
     """
     def seconds(precision, limit=None):
         began = timer()
@@ -75,6 +76,10 @@ def faster(calls, timer=time.perf_counter):
             calls[precision](limit)
         except (tf.errors.DeadlineExceededError, tf.errors.ResourceExhaustedError):
             return float("inf")  # if neither fits into memory, the run itself says so
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            if precision == FLOAT32:
+                raise
+            return float("inf")  # oneDNN trains in bfloat16 only on processors with AVX512
         return timer() - began
 
     first = seconds(FLOAT32)
