@@ -18,13 +18,14 @@ from utils.classes import read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, positive,
                        probability, progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
+from utils.data.pixel_size import add_pixel_size_flags, common_gsd
 from utils.data.sampling import (AllowedCorners, choose_validation_tiles, rare_class_corners,
                                  tiles_by_scene)
 from utils.data.scene_pixels import open_scenes
 from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
                                     write_scene_table)
 from utils.data.scenes import common_stretch
-from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
+from utils.data.tiles import (SCENES, TRAINING_LIST, TileInput, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
 
@@ -51,6 +52,7 @@ def parse_arguments(arguments=None):
     add("--memory", type=non_negative, default=4.0, metavar="GB",
         help="scenes that take more than this together are read from disk tile by tile, as far as "
         "they are TIFFs; the tiles do not depend on it")
+    add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
     add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
@@ -93,8 +95,9 @@ def main():
     scenes = scenes_by_split(args)
     training, validation = scenes[TRAIN], scenes[VALIDATION]
     stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
-    pixels = open_scenes(training + validation, table, (args.bands, stretch), args.tile_size,
-                         args.memory * 1e9)
+    gsd = common_gsd(training, args.resample)
+    pixels = open_scenes(training + validation, table, (args.bands, stretch, args.resample),
+                         args.tile_size, args.memory * 1e9)
     # Where validation scenes are given, the training scenes keep all their pixels.
     blocks = [choose_validation_tiles(scene.label, 0 if validation else args.validation_fraction,
                                       random_for(FOR_VALIDATION, args.seed, number))
@@ -110,7 +113,8 @@ def main():
         training_tiles, training_pixels = write_training_tiles(folder, args, pixels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
         write_lists(folder, [scene.name for scene in training + validation], training_tiles,
-                    validation_tiles, frequencies, (args.bands, stretch))
+                    validation_tiles, frequencies,
+                    TileInput(args.bands, stretch, gsd, args.resample))
         write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))

@@ -90,7 +90,8 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
 
     They are held in memory, in this order, as long as they take at most `memory` bytes. Of further
     ones TIFFs stay on disk, and one pass checks the label. PNG and JPEG can only be decoded whole,
-    so they are held in any case. image_options: (bands, stretch) as for `read_scene`.
+    so they are held in any case. image_options: (bands, stretch, resample) as for
+    `read_scene`.
     Raises ValueError, OSError.
     """
     files, opened = OpenFiles(), []

@@ -182,17 +182,18 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table, bands=None, stretch=None):
+def read_scene(scene, table, bands=None, stretch=None, resample=None):
     """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`; without them the image is RGB.
+    bands, stretch: as for `read_image`; without them the image is RGB. resample: the Resample at
+    which both are seen, or None.
     """
-    with open_scene(scene, table, bands, stretch) as parts:
+    with open_scene(scene, table, bands, stretch, resample) as parts:
         return tuple(part.read(0, 0, part.height, part.width) for part in parts)
 
 
 @contextlib.contextmanager
-def open_scene(scene, table, bands=None, stretch=None):
+def open_scene(scene, table, bands=None, stretch=None, resample=None):
     """Gives (Image, Label) of a labelled scene, which lie on each other; as for `read_scene`."""
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
@@ -202,6 +203,8 @@ def open_scene(scene, table, bands=None, stretch=None):
         check_same_size(scene, (image.height, image.width), (label.height, label.width))
         check_same_place(image, label)
         _check_depth(image, bands)
+        if resample:
+            image, label = resample.view(image), resample.view(image, label)
         yield image, label
 
 
