@@ -48,6 +48,9 @@ def parse_arguments(arguments=None):
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
         "98th percentile of all scenes together. By default three bands of 8 bits")
+    add("--keep_nodata", action="store_true",
+        help="learn from labels where the image has no data too, by its nodata value, mask or "
+        "alpha; by default they are ignored there")
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
     add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
@@ -134,7 +137,7 @@ def read_labelled(args, table, scenes, stretch):
     """(images, labels) of these scenes, each checked. Raises ValueError, OSError."""
     images, labels = [], []
     for scene in progress_of(scenes):
-        image, label = read_scene(scene, table, args.bands, stretch)
+        image, label = read_scene(scene, table, args.bands, stretch, args.keep_nodata)
         if min(label.shape) < args.tile_size:
             raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
                              f"(height x width), smaller than a tile of {args.tile_size}; leave "

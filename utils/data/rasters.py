@@ -1,7 +1,7 @@
 """Scenes and labels open for reading, window by window. (Maps are written by utils.inference.map_writer.)
 
-TIFFs stay on disk and GDAL (rasterio) reads what is asked for; PNG and JPEG can only be decoded
-from the top, so they are decoded once, by OpenCV, and held in memory.
+TIFFs and their like stay on disk and GDAL (rasterio) reads what is asked for; PNG and JPEG can only
+be decoded from the top, so they are decoded once, by OpenCV, and held in memory.
 """
 
 import contextlib
@@ -17,18 +17,21 @@ import numpy as np
 # from the environment, since rasterio's own settings hold for one thread only.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 import rasterio  # noqa: E402
+import rasterio.warp  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
-from utils.classes import decode_colours, decode_values  # noqa: E402
+from utils.classes import IGNORE, decode_colours, decode_values  # noqa: E402
+from utils.data.gdal_files import (BY_NAME_ONLY, PICTURES, format_by_name,  # noqa: E402
+                                   georeference, ground_of, is_gdal_error, is_georeferenced,
+                                   open_dataset)
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", NotGeoreferencedWarning)
 
-TIFF = (".tif", ".tiff")
 RGB = (1, 2, 3)
 # Of a pixel, by which two rasters of one place may differ.
 SHIFT_ALLOWED = 0.1
@@ -38,32 +41,34 @@ STRETCH_PERCENTILES = (2, 98)
 SAMPLED_SIDE = 1024
 
 
-def is_gdal_error(error):
-    """Whether rasterio raised it. Not all that it raises of GDAL's has a public name."""
-    return type(error).__module__.split(".")[0] == "rasterio"
-
-
 class Raster:
     """A raster open for reading; any thread may read. Use it in a `with` statement.
 
-    height, width: pixels. bands: their number. dtype: of the samples. is_tiff: read from disk.
+    height, width: pixels. bands: their number. dtype: of the samples. is_tiff: read from disk, as a
+    TIFF is and all of READ_BY_WINDOW.
     Raises OSError where the file cannot be opened and ValueError where it is damaged or no image.
     """
 
     def __init__(self, path):
         self.path = path
         self._lock = threading.Lock()
-        self.is_tiff = path.lower().endswith(TIFF)
+        _check_readable(path)
+        with self._reading():
+            self._dataset = open_dataset(path)
+            self._georeference = georeference(self._dataset)
+        self.is_tiff = self._dataset.driver not in PICTURES
         if self.is_tiff:
-            _check_readable(path)
-            with self._reading():
-                self._dataset = rasterio.open(path)
             self.height, self.width, self.bands = (
                 self._dataset.height, self._dataset.width, self._dataset.count)
+            if not self.bands:
+                raise _broken(path)
             self.dtype = np.dtype(self._dataset.dtypes[0])
             # A file that was cut off lacks its end: better noticed now than after hours.
             self.samples(self.height - 1, self.width - 1, 1, 1, (1,))
         else:
+            self._dataset.close()
+            if not is_georeferenced(self._georeference):
+                self._georeference = {}
             self._pixels = _decode(path)
             self.height, self.width, self.bands = self._pixels.shape
             self.dtype = self._pixels.dtype
@@ -82,8 +87,11 @@ class Raster:
             every = bands == tuple(range(1, self.bands + 1))
             return part if every else part[..., [band - 1 for band in bands]]
         with self._lock, self._reading():
-            samples = self._dataset.read(list(bands), window=Window(left, top, width, height))
-        return np.moveaxis(samples, 0, -1)
+            return self._read(bands, window=Window(left, top, width, height))
+
+    def _read(self, bands, **part):
+        """[height, width, len(bands)] of what rasterio's arguments `part` say."""
+        return np.moveaxis(self._dataset.read(list(bands), **part), 0, -1)
 
     def has_data(self, top, left, height, width):
         """bool [height, width]: False where nodata value, mask or alpha say that nothing is."""
@@ -94,27 +102,22 @@ class Raster:
             return self._dataset.dataset_mask(window=Window(left, top, width, height)) > 0
 
     def palette(self):
-        """RGB uint8 [256, 3] of a band with a colour table, or None. (OpenCV applies it itself.)"""
-        if not self.is_tiff or self.bands != 1:
+        """RGB uint8 [values, 3] of a band with a colour table, for all values of its type, or None.
+        (OpenCV applies it itself.)"""
+        if not self.is_tiff or self.bands != 1 or self.dtype not in (np.uint8, np.uint16):
             return None
         try:
             table = self._dataset.colormap(1)
         except ValueError:
             return None
-        colours = np.zeros((256, 3), np.uint8)
+        colours = np.zeros((np.iinfo(self.dtype).max + 1, 3), np.uint8)
         colours[list(table)] = [colour[:3] for colour in table.values()]
         return colours
 
     def georeference(self):
-        """crs, transform and ground control points as rasterio's arguments, where there are any."""
-        if not self.is_tiff:
-            return {}
-        found = {"crs": self._dataset.crs, "transform": self._dataset.transform}
-        points, points_crs = self._dataset.gcps
-        if points:
-            found |= {"gcps": points, "crs": points_crs}
-            del found["transform"]
-        return found
+        """crs, transform, ground control points and RPCs as rasterio's arguments, where there are
+        any."""
+        return self._georeference
 
     def sample(self, bands):
         """Samples [pixels, len(bands)] from all over the raster, and which of them are data.
@@ -125,9 +128,9 @@ class Raster:
             share = min(1, SAMPLED_SIDE / max(self.height, self.width))
             size = max(1, round(self.height * share)), max(1, round(self.width * share))
             with self._lock, self._reading():
-                samples = self._dataset.read(list(bands), out_shape=(len(bands), *size))
+                samples = self._read(bands, out_shape=size)
                 data = self._dataset.dataset_mask(out_shape=size) > 0
-            return samples.reshape(len(bands), -1).T, data.ravel()
+            return samples.reshape(-1, len(bands)), data.ravel()
         parts = [(self.samples(*window, bands).reshape(-1, len(bands)),
                   self.has_data(*window).ravel())
                  for window in _sample_windows(self.height, self.width)]
@@ -149,21 +152,29 @@ class Raster:
 def check_same_place(raster, other):
     """Raises ValueError, saying by how much, where two Rasters of one size are both georeferenced
     and do not lie on each other to SHIFT_ALLOWED of a pixel. `other` takes the blame."""
-    one, two = raster.georeference(), other.georeference()
-    if not (one.get("crs") and two.get("crs") and "transform" in one and "transform" in two):
+    if raster.georeference() == other.georeference():
         return
-    if one["crs"] != two["crs"]:
-        raise ValueError(f"{other.path}: its CRS is {two['crs']}, but {raster.path} has "
-                         f"{one['crs']}; reproject it to the same grid")
+    one, two = (ground_of(each.georeference(), each.width, each.height) if each.georeference()
+                else None for each in (raster, other))
+    if one is None or two is None:
+        return
     corners = [(0, 0), (other.width, 0), (0, other.height)]
-    shifts = [np.subtract(~one["transform"] * (two["transform"] * corner), corner)
-              for corner in corners]
-    if np.abs(shifts).max() > SHIFT_ALLOWED:
-        columns, rows = shifts[0]
-        more = "" if np.allclose(shifts, shifts[0], atol=SHIFT_ALLOWED) else (
-            ", and its pixels have another size or direction")
-        raise ValueError(f"{other.path}: it lies {columns:+.4g} columns and {rows:+.4g} rows off "
-                         f"{raster.path}{more}; warp it to the same grid")
+    places = [two.transform * corner for corner in corners]
+    is_other_crs = bool(one.crs and two.crs and one.crs != two.crs)
+    if is_other_crs:  # or the same one in other words, which only its coordinates show
+        with contextlib.suppress(rasterio.errors.RasterioError):
+            places = zip(*rasterio.warp.transform(two.crs, one.crs, *zip(*places)))
+    shifts = np.subtract([~one.transform * place for place in places], corners)
+    if np.abs(shifts).max() <= SHIFT_ALLOWED:
+        return
+    if is_other_crs:
+        raise ValueError(f"{other.path}: its CRS is {two.crs}, but {raster.path} has {one.crs}; "
+                         "reproject it to the same grid")
+    columns, rows = shifts[0]
+    more = "" if np.allclose(shifts, shifts[0], atol=SHIFT_ALLOWED) else (
+        ", and its pixels have another size or direction")
+    raise ValueError(f"{other.path}: it lies {columns:+.4g} columns and {rows:+.4g} rows off "
+                     f"{raster.path}{more}; warp it to the same grid")
 
 
 class Image(Raster):
@@ -172,12 +183,24 @@ class Image(Raster):
     bands: band numbers from 1, any number of them, in the order in which they are read. stretch: a
     pair (low, high) for each; samples of other than 8 bits are taken from them to 0 and 255. None
     takes the 2nd and 98th percentile of the scene itself. The pairs used are `stretch`, None for a
-    scene of 8 bits.
+    scene of 8 bits. A palette is expanded to its colours, as three bands; samples of fewer than 8
+    bits are scaled to 255.
     """
+
+    _palette = _levels = None
 
     def __init__(self, path, bands=RGB, stretch=None):
         super().__init__(path)
         self.chosen_bands = tuple(bands)
+        self._palette = self.palette()
+        if self._palette is not None:
+            self.bands, self.dtype = len(RGB), np.dtype(np.uint8)
+        elif self.is_tiff and self.dtype == np.uint8:
+            depth = self._dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+            if depth in [*"1234567"]:
+                white = 2 ** int(depth) - 1
+                levels = np.minimum(np.arange(256), white) * (255 / white)
+                self._levels = np.rint(levels).astype(np.uint8)
         if not self.is_tiff and max(bands) > len(RGB):
             raise ValueError(f"{path}: there is no band {max(bands)}; a PNG or JPEG has red, green "
                              "and blue at most, so other --bands need a GeoTIFF")
@@ -191,13 +214,20 @@ class Image(Raster):
             raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real "
                              "numbers")
         # GDAL takes the last of four bands of 8 bits for alpha; chosen as a band, it is none.
-        self._alpha_is_data = self.is_tiff and any(
+        self._alpha_is_data = self.is_tiff and self._palette is None and any(
             self._dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
         self.stretch = None
         if self.dtype != np.uint8:
             if stretch is None:
                 stretch = percentile_stretch(self.sampled_data())
             self.stretch = np.array(stretch, np.float32)
+
+    def _read(self, bands, **part):
+        if self._palette is not None:
+            indices = super()._read((1,), **part)[..., 0]
+            return self._palette[indices][..., [band - 1 for band in bands]]
+        samples = super()._read(bands, **part)
+        return samples if self._levels is None else self._levels[samples]
 
     def read(self, top, left, height, width):
         """uint8 [height, width, bands] of a window within the scene."""
@@ -232,29 +262,65 @@ def percentile_stretch(samples):
     return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
 
 
-class Label(Raster):
-    """A label open for reading as class ids; table: the ClassTable that it follows."""
+def range_warning(image, limits):
+    """A line that names both where the samples of an open Image lie in another range than a run's
+    stretch limits, a pair (low, high) for each band or None. Otherwise None.
 
-    def __init__(self, path, table):
+    That is where half of a band's range, from its 2nd to its 98th percentile, is beyond the limits,
+    or where all bands lie within a tenth of them: input that is saturated or nearly even.
+    """
+    samples = image.sampled_data() if limits else []
+    if not len(samples):
+        return None
+    own = percentile_stretch(samples)
+    (first, last), (low, high) = np.transpose(own), np.transpose(limits)
+    shared = np.minimum(last, high) - np.maximum(first, low)
+    if (shared >= .5 * (last - first)).all() and (shared > .1 * (high - low)).any():
+        return None
+    told, known = (", ".join(f"{a:g} to {b:g}" for a, b in pairs) for pairs in (own, limits))
+    taken = "the samples of 8 bits are taken as they are" if image.stretch is None else (
+        "the samples are stretched from these all the same")
+    return (f"warning: {image.path}: bands {' '.join(map(str, image.chosen_bands))} hold {told} "
+            f"(2nd to 98th percentile), but the run was trained on {known}; {taken}, so check the "
+            "scene's units")
+
+
+class Label(Raster):
+    """A label open for reading as class ids; table: the ClassTable that it follows. image: the open
+    Image of its scene, if what has no data there is to be ignored.
+
+    Where the label's own nodata value, or its colour, is not in the table, it is ignored too.
+    """
+
+    def __init__(self, path, table, image=None):
         super().__init__(path)
-        self._table = table
+        self._table, self._image = table, image
         if self.bands > 1 and (self.dtype != np.uint8 or self.bands < 3):
             raise ValueError(f"{path}: {self.bands} bands of {self.dtype}; a label has one band of "
                              "class ids or three of 8-bit colours")
         self._palette = self.palette()
+        nodata = self._dataset.nodata if self.is_tiff else None
+        self._has_nodata = nodata is not None and (
+            self.bands > 1 or self._palette is not None or nodata not in table.ids_of_values)
 
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width] from ids or colours. Raises ValueError where one is
         not in the table."""
+        window = top, left, height, width
+        ids = self._decode(window, ~self.has_data(*window) if self._has_nodata else None)
+        if self._image is not None:
+            ids[~self._image.has_data(*window)] = IGNORE
+        return ids
+
+    def _decode(self, window, nodata):
         if self.bands >= 3:
-            return decode_colours(self.samples(top, left, height, width, RGB), self._table,
-                                  self.path)
-        pixels = self.samples(top, left, height, width, (1,))[..., 0]
+            return decode_colours(self.samples(*window, RGB), self._table, self.path, nodata)
+        pixels = self.samples(*window, (1,))[..., 0]
         if self._palette is not None:
             # Palettes come in any order, so their colours decide where the table knows them.
             with contextlib.suppress(ValueError):
-                return decode_colours(self._palette[pixels], self._table, self.path)
-        return decode_values(pixels, self._table, self.path)
+                return decode_colours(self._palette[pixels], self._table, self.path, nodata)
+        return decode_values(pixels, self._table, self.path, nodata)
 
 
 def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
@@ -304,4 +370,11 @@ def _is_complete(data):
 
 
 def _broken(path):
+    if format_by_name(path) == BY_NAME_ONLY:
+        return ValueError(f"{path}: it or a file that it names is missing, truncated or not an "
+                          "image; build it again")
+    with open(path, "rb") as file:
+        if b"<VRTDataset" in file.read(1024):
+            return ValueError(f"{path}: a list of other files (VRT), which is opened only where "
+                              "its name says so; rename it to .vrt")
     return ValueError(f"{path}: truncated or not an image; fetch or export it again")

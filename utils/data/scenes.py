@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
+from utils.data.gdal_files import EXTENSIONS
 from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
@@ -182,16 +182,17 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table, bands=None, stretch=None):
+def read_scene(scene, table, bands=None, stretch=None, keep_nodata=False):
     """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`; without them the image is RGB.
+    bands, stretch: as for `read_image`; without them the image is RGB. keep_nodata: the label
+    holds where the image has no data too; otherwise it is 255 there.
     """
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
     with (Image(scene.image_path, bands or RGB, stretch) as image,
-          Label(scene.label_path, table) as label):
+          Label(scene.label_path, table, None if keep_nodata else image) as label):
         check_same_size(scene, (image.height, image.width), (label.height, label.width))
         check_same_place(image, label)
         return _read_whole(image, bands), label.read(0, 0, label.height, label.width)
