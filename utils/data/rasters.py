@@ -7,6 +7,7 @@ be decoded from the top, so they are decoded once, by OpenCV, and held in memory
 import contextlib
 import logging
 import os
+import re
 import threading
 import warnings
 
@@ -100,6 +101,12 @@ class Raster:
             return part[..., -1] > 0 if self.bands in (2, 4) else np.ones(part.shape[:2], bool)
         with self._lock, self._reading():
             return self._dataset.dataset_mask(window=Window(left, top, width, height)) > 0
+
+    @property
+    def bits(self):
+        """Of a sample as it is stored, if GDAL says so; otherwise of its type."""
+        told = self._dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "") if self.is_tiff else ""
+        return int(told) if re.fullmatch("[1-9]|[1-6][0-9]", told) else 8 * self.dtype.itemsize
 
     def palette(self):
         """RGB uint8 [values, 3] of a band with a colour table, for all values of its type, or None.
@@ -196,9 +203,8 @@ class Image(Raster):
         if self._palette is not None:
             self.bands, self.dtype = len(RGB), np.dtype(np.uint8)
         elif self.is_tiff and self.dtype == np.uint8:
-            depth = self._dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-            if depth in [*"1234567"]:
-                white = 2 ** int(depth) - 1
+            if self.bits < 8:
+                white = 2 ** self.bits - 1
                 levels = np.minimum(np.arange(256), white) * (255 / white)
                 self._levels = np.rint(levels).astype(np.uint8)
         if not self.is_tiff and max(bands) > len(RGB):
@@ -299,6 +305,9 @@ class Label(Raster):
             raise ValueError(f"{path}: {self.bands} bands of {self.dtype}; a label has one band of "
                              "class ids or three of 8-bit colours")
         self._palette = self.palette()
+        if self._palette is not None and self.bits == 1 and (
+                sorted(self._palette[:2].tolist()) == [[0] * 3, [255] * 3]):
+            self._palette = None  # GDAL's own for all samples of one bit, which are ids here
         nodata = self._dataset.nodata if self.is_tiff else None
         self._has_nodata = nodata is not None and (
             self.bands > 1 or self._palette is not None or nodata not in table.ids_of_values)
