@@ -8,6 +8,10 @@ from rasterio.crs import CRS
 from rasterio.drivers import raster_driver_extensions
 from rasterio.transform import Affine, RPCTransformer, from_gcps
 
+# Files that may lie beside one are looked for one by one: in a folder of thousands faster than
+# GDAL's list of all.
+os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")
+
 # All formats that are opened, by GDAL's names; no other driver sees a file. None of them opens
 # files of other names, or makes requests. (Raw ones, such as ENVI, are not here: GDAL fills a
 # truncated one up with zeros.)
