@@ -12,8 +12,8 @@ from rasterio.transform import Affine, RPCTransformer, from_gcps
 # GDAL's list of all.
 os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")
 
-# All formats that are opened, by GDAL's names; no other driver sees a file. None of them opens
-# files of other names, or makes requests. (Raw ones, such as ENVI, are not here: GDAL fills a
+# All formats that are opened, by GDAL's names; no other driver sees a file. None of them is made of
+# other files, anywhere, as a VRT or an MRF is. (Raw ones, such as ENVI, are not here: GDAL fills a
 # truncated one up with zeros.)
 READ_BY_WINDOW = ("GTiff", "JP2OpenJPEG", "HFA", "NITF")
 # These can only be decoded from the top. OpenCV does it, all at once, since GDAL's own decoder
