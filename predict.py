@@ -18,8 +18,9 @@ import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
+from utils.data.gdal_files import maps_to_geotiff
 from utils.data.pixel_size import add_pixel_size_flags, choose_resample, warn_of_other_gsd
-from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
+from utils.data.rasters import RGB, Image, Label, check_same_place, range_warning
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes
@@ -232,6 +233,8 @@ def open_scene(scene, bands, settings, table):
     stretch = settings.stretch if bands == tuple(settings.bands or RGB) else None
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(Image(scene.image_path, bands, stretch))
+        if warning := range_warning(image, stretch):
+            print(warning)
         label = scene.label_path and stack.enter_context(Label(scene.label_path, table))
         if label:
             check_same_size(scene, (image.height, image.width), (label.height, label.width))
@@ -260,7 +263,7 @@ def find_scenes_to_map(args, settings):
 
 
 def output_paths(args, scene):
-    return map_paths(args.out, scene.name, scene.image_path.lower().endswith(TIFF),
+    return map_paths(args.out, scene.name, maps_to_geotiff(scene.image_path),
                      args.probabilities, scores=scene.label_path is not None)
 
 

@@ -52,6 +52,9 @@ def parse_arguments(arguments=None):
     add("--memory", type=non_negative, default=4.0, metavar="GB",
         help="scenes that take more than this together are read from disk tile by tile, as far as "
         "they are TIFFs; the tiles do not depend on it")
+    add("--keep_nodata", action="store_true",
+        help="learn from labels where the image has no data too, by its nodata value, mask or "
+        "alpha; by default they are ignored there")
     add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")

@@ -173,24 +173,25 @@ def colour_map(labels, table):
     return colours[labels]
 
 
-def decode_colours(mask, table, name):
+def decode_colours(mask, table, name, nodata=None):
     """RGB mask uint8 [height, width, 3] -> class ids uint8 [height, width].
 
-    Raises ValueError naming the most frequent colour that is not in the table, its count and
-    `name`.
+    nodata: bool [height, width] of what is ignored where its colour is not in the table. Raises
+    ValueError naming the most frequent other colour that is not, its count and `name`.
     """
     def unknown(values, counts):
         value, count = values[counts.argmax()], counts.max()
         return (f"{name}: colour #{value:06x} ({count} pixels, and {len(values) - 1} more colours) "
                 "is not in the class table; add it to the table, with id 255 to ignore it, or give "
                 "the label as class ids")
-    return _look_up(_pack(mask), table.ids_of_colours, unknown)
+    return _look_up(_pack(mask), table.ids_of_colours, unknown, nodata)
 
 
-def decode_values(pixels, table, name):
+def decode_values(pixels, table, name, nodata=None):
     """Values of a label [height, width], of any dtype -> class ids uint8 [height, width].
 
-    Raises ValueError, naming the value, its count and `name`, where one is not in the table.
+    nodata: as for `decode_colours`. Raises ValueError, naming the value, its count and `name`,
+    where one is not in the table.
     """
     def unknown(values, counts):
         shown = ", ".join(f"{value:g}" for value in values[:5])
@@ -200,10 +201,10 @@ def decode_values(pixels, table, name):
         return (f"{name}: label value {shown} is not in the class table ({told}, or {IGNORE} for "
                 f"ignore); {counts.sum()} pixels; correct the label or give its table with "
                 "--classes")
-    return _look_up(pixels, table.ids_of_values, unknown)
+    return _look_up(pixels, table.ids_of_values, unknown, nodata)
 
 
-def _look_up(codes, ids, unknown):
+def _look_up(codes, ids, unknown, nodata):
     """The ids (uint8) of `codes` by the dict `ids`; unknown(values, counts) makes the message of
     the ValueError where some are not in it."""
     known = np.array(sorted(set(ids) - {ALL_OTHERS}))
@@ -217,6 +218,9 @@ def _look_up(codes, ids, unknown):
         position = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         wrong = known[position] != codes
     result = found[position]
+    if nodata is not None:
+        result[wrong & nodata] = IGNORE
+        wrong &= ~nodata
     if wrong.any():
         if ALL_OTHERS not in ids:
             raise ValueError(unknown(*np.unique(codes[wrong], return_counts=True)))

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
+from utils.data.gdal_files import EXTENSIONS
 from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
@@ -199,7 +199,7 @@ def open_scene(scene, table, bands=None, stretch=None, resample=None):
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
     with (Image(scene.image_path, bands or RGB, stretch) as image,
-          Label(scene.label_path, table) as label):
+          Label(scene.label_path, table, None if keep_nodata else image) as label):
         check_same_size(scene, (image.height, image.width), (label.height, label.width))
         check_same_place(image, label)
         _check_depth(image, bands)
@@ -220,14 +220,6 @@ def common_stretch(paths, bands):
     shortest = max(1, min(map(len, samples)))
     return percentile_stretch(np.concatenate(
         [part[::max(1, len(part) // shortest)] for part in samples]))
-
-
-def check_same_size(scene, image, label):
-    """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
-    if image[:2] != label[:2]:
-        raise ValueError(f"{scene.label_path}: {label[0]} x {label[1]} pixels (height x width), "
-                         f"but its image {scene.image_path} has {image[0]} x {image[1]}; a label "
-                         "must have its image's size")
 
 
 def encode_png(pixels, photo=False):

@@ -13,7 +13,7 @@ from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix,
                            intersection_over_union, mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
-from utils.data.rasters import RGB, Image, Label
+from utils.data.rasters import RGB, Image, Label, check_same_place
 from utils.data.scene_table import matching_names, named
 from utils.data.scenes import check_same_size, encode_png, find_scenes, read_scene
 from utils.data.tiles import SCENES
@@ -150,8 +150,9 @@ def _watched(scenes, tile_set, window, cost, seed):
     for number, own in itertools.groupby((corners[index] for index in chosen), lambda c: c[0]):
         scene = scenes[number]
         with (Image(scene.image_path, bands or RGB, stretch) as image,
-              Label(scene.label_path, tile_set.table) as label):
+              Label(scene.label_path, tile_set.table, image) as label):
             check_same_size(scene, (image.height, image.width), (label.height, label.width))
+            check_same_place(image, label)
             if resample:
                 image, label = resample.view(image), resample.view(image, label)
             size = min(window, image.height), min(window, image.width)
