@@ -12,11 +12,13 @@ import contextlib
 import os
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
+from utils.data.pixel_size import add_pixel_size_flags, choose_resample, warn_of_other_gsd
 from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
@@ -68,6 +70,7 @@ def parse_arguments(arguments=None):
         help="every N-th of the scenes from the K-th on, for a job array; the same call without it "
         "then pools the scores of all parts")
 
+    add_pixel_size_flags(parser)
     add = parser.add_argument_group("map").add_argument
     add("--window", type=positive, metavar="PIXELS",
         help="side of a window; by default the size that the run was trained on")
@@ -129,6 +132,7 @@ def main(arguments=None, open_predictors=open_predictors):
     options = InferenceOptions(
         args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
         args.rotations, args.flips, tuple(args.scales))
+    options = replace(options, resample=choose_resample(args.resample, settings.resample))
     all_options = compared_options(options) if args.compare else {"map": options}
     if todo:
         print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of "
@@ -138,10 +142,12 @@ def main(arguments=None, open_predictors=open_predictors):
         for scene in todo:
             try:
                 with open_scene(scene, args.bands, settings, table) as (image, label):
-                    print(f"{scene.name}: {describe(image)}")
+                    seen = options.resample.view(image) if options.resample else image
+                    print(f"{scene.name}: {describe(image, seen)}")
+                    warn_of_other_gsd(seen, settings.gsd, run)
                     if predictors is None:  # after the first scene's checks: mistakes show at once
                         precision = choose_precision(args, run, settings, options,
-                                                     len(todo) * image.height * image.width)
+                                                     len(todo) * seen.height * seen.width)
                         predictors = stack.enter_context(open_predictors(
                             checkpoint, settings.model, precision, all_options.values()))
                     if args.compare:

@@ -18,12 +18,13 @@ from utils.classes import read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, positive, probability,
                        progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
+from utils.data.pixel_size import add_pixel_size_flags, common_gsd
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
 from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
                                     write_scene_table)
 from utils.data.scenes import common_stretch, read_scene
-from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
+from utils.data.tiles import (SCENES, TRAINING_LIST, TileInput, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
 
@@ -48,6 +49,7 @@ def parse_arguments(arguments=None):
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
         "98th percentile of all scenes together. By default three bands of 8 bits")
+    add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
     add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
@@ -90,6 +92,7 @@ def main():
     scenes = scenes_by_split(args)
     training, validation = scenes[TRAIN], scenes[VALIDATION]
     stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
+    gsd = common_gsd(training, args.resample)
     images, labels = read_labelled(args, table, training + validation, stretch)
     # Where validation scenes are given, the training scenes keep all their pixels.
     blocks = [choose_validation_tiles(
@@ -108,7 +111,8 @@ def main():
         training_tiles, training_pixels = write_training_tiles(folder, args, images, labels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
         write_lists(folder, [scene.name for scene in training + validation], training_tiles,
-                    validation_tiles, frequencies, (args.bands, stretch))
+                    validation_tiles, frequencies,
+                    TileInput(args.bands, stretch, gsd, args.resample))
         write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
@@ -134,7 +138,7 @@ def read_labelled(args, table, scenes, stretch):
     """(images, labels) of these scenes, each checked. Raises ValueError, OSError."""
     images, labels = [], []
     for scene in progress_of(scenes):
-        image, label = read_scene(scene, table, args.bands, stretch)
+        image, label = read_scene(scene, table, args.bands, stretch, args.resample)
         if min(label.shape) < args.tile_size:
             raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
                              f"(height x width), smaller than a tile of {args.tile_size}; leave "

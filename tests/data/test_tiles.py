@@ -27,7 +27,7 @@ def write_frequencies(folder, bands=(None, None)):
     counts[:len(PIXELS)], counts[255] = PIXELS, 55
     frequencies = tiles.class_frequencies(class_table(len(PIXELS)), counts, counts // 10)
     rows = [("images/0.png", "labels/0.png", 0, 3, 4, "")]
-    tiles.write_lists(str(folder), ["1"], rows, [], frequencies, bands)
+    tiles.write_lists(str(folder), ["1"], rows, [], frequencies, tiles.TileInput(*bands))
 
 
 @pytest.mark.parametrize("content, message", [

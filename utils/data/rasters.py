@@ -5,6 +5,7 @@ from the top, so they are decoded once, by OpenCV, and held in memory.
 """
 
 import contextlib
+import copy
 import logging
 import os
 import threading
@@ -17,11 +18,14 @@ import numpy as np
 # from the environment, since rasterio's own settings hold for one thread only.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 import rasterio  # noqa: E402
-from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.control import GroundControlPoint  # noqa: E402
+from rasterio.enums import ColorInterp, Resampling  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
+from rasterio.transform import Affine  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
 from utils.classes import decode_colours, decode_values  # noqa: E402
+from utils.data.resampling import ResampledLabel, resize_samples  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -68,6 +72,18 @@ class Raster:
             self.height, self.width, self.bands = self._pixels.shape
             self.dtype = self._pixels.dtype
 
+    def resampled(self, height, width):
+        """The raster on a grid of `height` x `width` pixels over the same ground: a view that reads
+        the same open file. Samples are averages where that are fewer pixels, otherwise bilinear;
+        GDAL takes them from overviews where the file has some."""
+        if (height, width) == (self.height, self.width):
+            return self
+        view = copy.copy(self)
+        view.height, view.width = height, width
+        if not self.is_tiff:
+            view._pixels = resize_samples(self._pixels, height, width)
+        return view
+
     def __enter__(self):
         return self
 
@@ -82,7 +98,8 @@ class Raster:
             every = bands == tuple(range(1, self.bands + 1))
             return part if every else part[..., [band - 1 for band in bands]]
         with self._lock, self._reading():
-            samples = self._dataset.read(list(bands), window=Window(left, top, width, height))
+            samples = self._dataset.read(list(bands), out_shape=(len(bands), height, width),
+                                         **self._in_file(top, left, height, width))
         return np.moveaxis(samples, 0, -1)
 
     def has_data(self, top, left, height, width):
@@ -91,7 +108,18 @@ class Raster:
             part = self._pixels[top:top + height, left:left + width]
             return part[..., -1] > 0 if self.bands in (2, 4) else np.ones(part.shape[:2], bool)
         with self._lock, self._reading():
-            return self._dataset.dataset_mask(window=Window(left, top, width, height)) > 0
+            return self._dataset.dataset_mask(out_shape=(height, width), **self._in_file(
+                top, left, height, width)) > 0
+
+    def _pixel(self):
+        """(rows, columns) of the file in a row and a column of this grid."""
+        return self._dataset.height / self.height, self._dataset.width / self.width
+
+    def _in_file(self, top, left, height, width):
+        """rasterio's arguments that read this window of the grid from the file."""
+        rows, columns = self._pixel()
+        return {"window": Window(left * columns, top * rows, width * columns, height * rows),
+                "resampling": Resampling.average if rows * columns > 1 else Resampling.bilinear}
 
     def palette(self):
         """RGB uint8 [256, 3] of a band with a colour table, or None. (OpenCV applies it itself.)"""
@@ -109,9 +137,13 @@ class Raster:
         """crs, transform and ground control points as rasterio's arguments, where there are any."""
         if not self.is_tiff:
             return {}
-        found = {"crs": self._dataset.crs, "transform": self._dataset.transform}
+        rows, columns = self._pixel()
+        found = {"crs": self._dataset.crs,
+                 "transform": self._dataset.transform * Affine.scale(columns, rows)}
         points, points_crs = self._dataset.gcps
         if points:
+            points = [GroundControlPoint(p.row / rows, p.col / columns, p.x, p.y, p.z, p.id, p.info)
+                      for p in points]
             found |= {"gcps": points, "crs": points_crs}
             del found["transform"]
         return found
@@ -242,6 +274,11 @@ class Label(Raster):
             raise ValueError(f"{path}: {self.bands} bands of {self.dtype}; a label has one band of "
                              "class ids or three of 8-bit colours")
         self._palette = self.palette()
+
+    def resampled(self, height, width):
+        """The label on a grid of `height` x `width` pixels over the same ground."""
+        same = (height, width) == (self.height, self.width)
+        return self if same else ResampledLabel(self, height, width)
 
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width] from ids or colours. Raises ValueError where one is

@@ -182,10 +182,11 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table, bands=None, stretch=None):
+def read_scene(scene, table, bands=None, stretch=None, resample=None):
     """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`; without them the image is RGB.
+    bands, stretch: as for `read_image`; without them the image is RGB. resample: the Resample at
+    which both are seen, or None.
     """
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
@@ -194,6 +195,8 @@ def read_scene(scene, table, bands=None, stretch=None):
           Label(scene.label_path, table) as label):
         check_same_size(scene, (image.height, image.width), (label.height, label.width))
         check_same_place(image, label)
+        if resample:
+            image, label = resample.view(image), resample.view(image, label)
         return _read_whole(image, bands), label.read(0, 0, label.height, label.width)
 
 

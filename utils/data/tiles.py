@@ -4,7 +4,7 @@ train/images/, train/labels/, validation/images/, validation/labels/   tiles, PN
 path_list.csv, validation_list.csv    one row per tile: its files, its crop and what was done to it
 class_frequencies.csv                 pixels of each class
 scene_list.csv                        the scenes that they are of, and the held-out ones
-bands.json                            the bands of the scenes that tiles show, and their stretch
+bands.json                            what tiles show of their scenes: TileInput
 """
 
 import contextlib
@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import shutil
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from utils.classes import IGNORE
+from utils.data.pixel_size import Resample
 from utils.data.rasters import RGB, Raster
 from utils.data.scene_table import TEST, read_scene_table
 from utils.data.scenes import encode_png, read_label
@@ -32,6 +34,20 @@ LISTS = (FREQUENCIES, BANDS, SCENES, VALIDATION_LIST, TRAINING_LIST)
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
 BLOCK = 4096  # bytes; most disks give a file whole blocks
+
+
+class TileInput(NamedTuple):
+    """What tiles show of their scenes, as bands.json has it.
+
+    bands, stretch: numbers of the bands and their stretch, each None for plain scenes of 8 bits.
+    gsd: metres a pixel of the tiles, or None. resample: the Resample at which scenes were seen, or
+    None for their own pixels.
+    """
+
+    bands: list = None
+    stretch: list = None
+    gsd: float = None
+    resample: Resample = None
 
 
 class TileSet:
@@ -64,7 +80,7 @@ class TileSet:
 
     @functools.cached_property
     def noted_bands(self):
-        """{'bands': [...], 'stretch': [[low, high], ...]}, each only where it is noted."""
+        """The fields of TileInput as a dict, each only where it is noted."""
         return read_bands(self.folder)
 
     @functools.cached_property
@@ -171,8 +187,8 @@ def held_out_scenes(folder):
 
 
 def read_bands(folder):
-    """What `write_lists` noted in `folder` of bands and stretch, as a dict; empty for plain scenes
-    of 8 bits. Raises ValueError naming the file."""
+    """The TileInput that `write_lists` noted in `folder`, as a dict without what is None. Raises
+    ValueError naming the file."""
     path = os.path.join(folder, BANDS)
     try:
         with open(path, encoding="utf-8") as file:
@@ -180,7 +196,9 @@ def read_bands(folder):
         if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
                 np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
             raise ValueError
-        return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
+        if noted.get("resample"):
+            noted["resample"] = Resample(**noted["resample"])
+        return {name: noted[name] for name in TileInput._fields if noted.get(name)}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):
@@ -245,12 +263,11 @@ def write_tile(folder, part, number, image, label):
     return names
 
 
-def write_lists(folder, scenes, training, validation, frequencies, bands):
+def write_lists(folder, scenes, training, validation, frequencies, tile_input):
     """Writes what belongs to the tiles in `folder`.
 
     training, validation: rows of COLUMNS, whose scene is an index of the names `scenes`.
-    frequencies: of `class_frequencies`. bands: the numbers of the bands that the tiles show and
-    their stretch, each None for plain scenes of 8 bits.
+    frequencies: of `class_frequencies`. tile_input: TileInput.
     """
     for name, rows in ((TRAINING_LIST, training), (VALIDATION_LIST, validation)):
         frame = pd.DataFrame(rows, columns=COLUMNS)
@@ -258,8 +275,12 @@ def write_lists(folder, scenes, training, validation, frequencies, bands):
         frame.to_csv(os.path.join(folder, name), index=False, lineterminator="\n")
     frequencies.to_csv(os.path.join(folder, FREQUENCIES), index=False, lineterminator="\n",
                        float_format="%.6f")
-    write_bytes(os.path.join(folder, BANDS), json.dumps(
-        dict(zip(("bands", "stretch"), bands))).encode() + b"\n")
+    noted = {"bands": tile_input.bands, "stretch": tile_input.stretch}
+    if tile_input.gsd:
+        noted["gsd"] = tile_input.gsd
+    if tile_input.resample:
+        noted["resample"] = tile_input.resample.to_json()
+    write_bytes(os.path.join(folder, BANDS), json.dumps(noted).encode() + b"\n")
 
 
 def class_frequencies(table, training, validation):

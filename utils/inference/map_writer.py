@@ -45,10 +45,12 @@ def input_tags(image):
     return tags
 
 
-def describe(image):
-    """Size and stretch of an open Image, for the screen."""
+def describe(image, seen):
+    """Size and stretch of an open Image, for the screen. seen: its view of which the model reads.
+    """
     stretch = input_tags(image).get("stretch")
     return (f"{image.height} x {image.width} pixels"
+            + (f", seen at {seen.height} x {seen.width}" if seen is not image else "")
             + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
 
 

@@ -21,7 +21,8 @@ class InferenceOptions:
 
     window: side of the windows, pixels. overlap: share of a window that the next one covers again,
     in [0, 1). blend: one of BLENDS, see `window_weights`. batch_size: windows a call; their copies
-    come on top. rotations, flips, scales: of the copies, see `utils.inference.tta`.
+    come on top. rotations, flips, scales: of the copies, see `utils.inference.tta`. resample: the
+    utils.data.pixel_size.Resample at which the model sees the scene, None for its own pixels.
     """
 
     window: int
@@ -31,6 +32,7 @@ class InferenceOptions:
     rotations: int = 1
     flips: bool = False
     scales: tuple = (1.0,)
+    resample: tuple = None
 
 
 def window_starts(length, window, overlap):

@@ -130,15 +130,18 @@ def _watched(scenes, tile_set, window, cost, seed):
     enough for them, else windows for so many calls. cost: (calls, batch_size)."""
     calls, batch_size = cost
     most = calls * batch_size
-    bands, stretch = (tile_set.noted_bands.get(name) for name in ("bands", "stretch"))
+    bands, stretch, resample = (tile_set.noted_bands.get(name)
+                                for name in ("bands", "stretch", "resample"))
     corners = []
     for number, scene in enumerate(scenes):
         with Image(scene.image_path, bands or RGB, stretch) as image:
+            image = resample.view(image) if resample else image
             corners += [(number, top, left) for top in window_starts(image.height, window, 0)
                         for left in window_starts(image.width, window, 0)]
     # A scene that is mapped whole fills its last call up.
     if sum(-(-count // batch_size) for count in Counter(n for n, *_ in corners).values()) <= calls:
-        return [read_scene(scene, tile_set.table, bands, stretch) for scene in scenes], True
+        return [read_scene(scene, tile_set.table, bands, stretch, resample)
+                for scene in scenes], True
     if most < len(corners):
         print(f"watching {most:,} of the {len(corners):,} windows of the held-out scenes")
     most = min(most, len(corners))
@@ -149,6 +152,8 @@ def _watched(scenes, tile_set, window, cost, seed):
         with (Image(scene.image_path, bands or RGB, stretch) as image,
               Label(scene.label_path, tile_set.table) as label):
             check_same_size(scene, (image.height, image.width), (label.height, label.width))
+            if resample:
+                image, label = resample.view(image), resample.view(image, label)
             size = min(window, image.height), min(window, image.width)
             parts += [(image.read(top, left, *size), label.read(top, left, *size))
                       for _, top, left in own]

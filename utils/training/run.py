@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from deeplab_v3 import ModelConfig
 from utils import files
 from utils.classes import ClassTable, read_classes
+from utils.data.pixel_size import Resample
 from utils.data.scene_table import named
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 
@@ -34,8 +35,8 @@ class RunSettings:
     """What is kept beside the checkpoints.
 
     crop_size: side of what the model was trained on, pixels. test_scenes: names of held-out scenes.
-    bands, stretch: those of the training tiles; None for RGB of 8 bits. recipe: train.py's other
-    flags by name, plain values, and the tiles' checksum.
+    bands, stretch, gsd, resample: those of the training tiles (see TileInput), None where they have
+    none. recipe: train.py's other flags by name, plain values, and the tiles' checksum.
     """
 
     model: ModelConfig
@@ -45,10 +46,13 @@ class RunSettings:
     recipe: dict = dataclasses.field(default_factory=dict)
     bands: list = None
     stretch: list = None
+    gsd: float = None
+    resample: Resample = None
 
     def to_json(self):
         """The plain values of settings.json; `from_json` is the inverse."""
-        optional = {"bands": self.bands, "stretch": self.stretch}
+        optional = {"bands": self.bands, "stretch": self.stretch, "gsd": self.gsd,
+                    "resample": self.resample and self.resample.to_json()}
         # A single name is written as in the first versions.
         scenes = self.test_scenes[0] if len(self.test_scenes or []) == 1 else self.test_scenes
         return {"model": self.model.to_json(), "classes": self.classes.to_settings(),
@@ -61,10 +65,12 @@ class RunSettings:
         try:
             table = ClassTable.from_settings(values["classes"])
             size, recipe = values["tile_size"], values.get("training", {})
-            scenes = values.get("test_scene")
+            scenes, gsd = values.get("test_scene"), values.get("gsd")
+            resample = values.get("resample") and Resample(**values["resample"])
             complete = (isinstance(size, int) and size > 0 and isinstance(recipe, dict)
                         and len(table) == values["model"]["num_classes"]
-                        and isinstance(scenes, str | list | None))
+                        and isinstance(scenes, str | list | None)
+                        and isinstance(gsd, int | float | None))
         except (KeyError, TypeError, ValueError):
             complete = False
         if not complete:
@@ -72,7 +78,7 @@ class RunSettings:
                              "a row of classes for each of the model's; restore it or train again")
         return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
                            [scenes] if isinstance(scenes, str) else scenes, recipe,
-                           values.get("bands"), values.get("stretch"))
+                           values.get("bands"), values.get("stretch"), gsd, resample)
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
@@ -110,7 +116,9 @@ def check_same_settings(run, settings, defaults):
         value = values.get(name)
         return named(value) if name == ("test_scene",) and isinstance(value, list) else value
 
-    before, now = _flat(RunSettings.read(run).to_json()), _flat(settings.to_json())
+    # The pixel size comes with the tiles, and runs from before it was noted have the same tiles.
+    before, now = (_flat(dataclasses.replace(one, gsd=None).to_json())
+                   for one in (RunSettings.read(run), settings))
     for name in set(now) - set(before):
         if name[:1] == ("training",) and name[1] in defaults:
             before[name] = defaults[name[1]]

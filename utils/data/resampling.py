@@ -1,0 +1,46 @@
+"""Arrays on another grid over the same ground: samples, and class ids."""
+
+import math
+
+import cv2
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.windows import Window
+
+
+def resize_samples(samples, height, width):
+    """[rows, columns, bands] -> [height, width, bands] of the same type: averages where that are
+    fewer pixels, otherwise bilinear."""
+    fewer = height * width < samples.shape[0] * samples.shape[1]
+    resized = cv2.resize(samples, (width, height),
+                         interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR)
+    return resized.reshape(height, width, samples.shape[2])
+
+
+class ResampledLabel:
+    """A label on a grid of `height` x `width` pixels: each has the class id (or 255) that covers
+    most of it. Overviews are not used: nobody knows how those of a label were made.
+
+    label: an open Label, or anything with its path, height, width and read.
+    """
+
+    def __init__(self, label, height, width):
+        self._label, self.path = label, label.path
+        self.height, self.width = height, width
+
+    def read(self, top, left, height, width):
+        """Class ids uint8 [height, width] of a window. Raises ValueError as the label does."""
+        rows, columns = self._label.height / self.height, self._label.width / self.width
+        first = int(top * rows), int(left * columns)
+        end = (min(self._label.height, math.ceil((top + height) * rows)),
+               min(self._label.width, math.ceil((left + width) * columns)))
+        ids = self._label.read(*first, end[0] - first[0], end[1] - first[1])
+        window = Window(left * columns - first[1], top * rows - first[0], width * columns,
+                        height * rows)
+        with rasterio.Env(), MemoryFile() as file, file.open(
+                driver="GTiff", height=ids.shape[0], width=ids.shape[1], count=1,
+                dtype=ids.dtype) as dataset:
+            dataset.write(ids, 1)
+            return dataset.read(1, window=window, out_shape=(height, width),
+                                resampling=Resampling.mode)
