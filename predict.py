@@ -133,6 +133,7 @@ def main(arguments=None, open_predictors=open_predictors):
         args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
         args.rotations, args.flips, tuple(args.scales))
     options = replace(options, resample=choose_resample(args.resample, settings.resample))
+    source |= {"resample": str(options.resample)} if options.resample else {}
     all_options = compared_options(options) if args.compare else {"map": options}
     if todo:
         print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of "

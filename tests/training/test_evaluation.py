@@ -14,7 +14,8 @@ from utils.training.tensorboard import scalar_summary
 from utils.classes import colour_map, read_classes
 from utils.metrics import confusion_matrix
 from utils.inference.visualise import confusion_picture
-from utils.data.scenes import Scene, write_png
+from utils.data.pixel_size import Resample
+from utils.data.scenes import Scene, read_scene, write_png
 from utils.data.tiles import TileSet
 
 SIZE = 32
@@ -181,6 +182,22 @@ def test_of_more_a_fixed_sample_for_a_call_every_five_steps(held_out_set, capsys
         assert prediction.shape == label.shape
         np.testing.assert_array_equal(prediction, image[..., 0])
     assert calls == [4] * max(1, steps // 5)
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+def test_held_out_scenes_are_watched_at_the_runs_pixel_size(held_out_set, steps):
+    args, tile_set = held_out_set
+    args.test_scene, args.test_display = ["1"], steps
+    tile_set.noted_bands["resample"] = resample = Resample(factor=.5)
+    held_out = evaluation.read_held_out(args, tile_set, SIZE // 2, 4)
+    scene = Scene("1", f"{args.origin}/1.png", f"{args.origin}/1_class.png")
+    image, label = read_scene(scene, tile_set.table, resample=resample)
+    assert image.shape == (48, 32, 3) and held_out.whole == (steps == 20)
+    windows = {part.tobytes() for top in (0, 16, 32) for left in (0, 16)
+               for part in [label[top:top + 16, left:left + 16]]}
+    for part, its_label in held_out.parts:
+        assert part.shape[:2] == its_label.shape
+        assert its_label.tobytes() in ({label.tobytes()} if held_out.whole else windows)
 
 
 def test_the_scenes_that_preprocess_noted_are_watched_without_a_flag(held_out_set, capsys):

@@ -12,6 +12,7 @@ import train
 from conftest import write_settings
 from deeplab_v3 import ModelConfig
 from utils.classes import ClassTable
+from utils.data.pixel_size import Resample
 from utils.cli import stop_event
 from utils.training.checkpoints import BEST, LATEST
 from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSettings, append_start,
@@ -43,11 +44,14 @@ def write_run(logs, name, changed=None):
 
 
 def test_the_same_settings_are_accepted(tmp_path):
-    settings = dataclasses.replace(SAME, **BANDS)
+    settings = dataclasses.replace(SAME, **BANDS, gsd=1.5, resample=Resample(factor=.5))
     settings.write(str(tmp_path))
     check_same_settings(str(tmp_path), settings, {})
     read = RunSettings.read(str(tmp_path))
     assert read.to_json() == settings.to_json() and read.model == settings.model
+    assert (read.gsd, read.resample) == (1.5, Resample(factor=.5))
+    # The pixel size is that of the same tiles: a run from before it was noted resumes.
+    check_same_settings(str(tmp_path), dataclasses.replace(settings, gsd=None), {})
 
 
 @pytest.mark.parametrize("before, now, message", [
@@ -56,6 +60,7 @@ def test_the_same_settings_are_accepted(tmp_path):
      "seed was 0, is 1; scale_range was [1.0, 1.0], is [0.5, 2.0]"),
     ({}, {"model": ModelConfig(2, width=.5)}, "width was 1, is 0.5"),
     ({}, BANDS, "bands was None, is [3, 2, 1]"),
+    ({}, {"resample": Resample(factor=.5)}, "resample was None, is 0.5"),
     ({}, {"test_scenes": [str(n) for n in range(2000)]},
      "test_scene was 5, is 2,000 scenes (0, 1, ... 1999);"),
     # Tiles that were cut again without --bands are RGB, of the same list and the same labels.

@@ -15,7 +15,8 @@ from utils.data.scene_table import named
 
 # Largest ratio of two pixel sizes that count as alike: a quarter.
 ALIKE = 1.25
-# Share by which --gsd leaves a scene as it is. The scale of UTM alone is up to a thousandth off.
+# Share by which --gsd may be missed, for factors that are whole numbers or one over such. The scale
+# of UTM alone is up to a thousandth off.
 SAME = 0.01
 FACTORS = 0.01, 10
 
@@ -43,14 +44,20 @@ class Resample(NamedTuple):
             if metres is None:
                 raise ValueError(f"{image.path}: it is not georeferenced, so {self} cannot be met; "
                                  "give --resample FACTOR")
-            factors = [length / self.gsd for length in metres]
-            factors = [1 if abs(factor - 1) < SAME else factor for factor in factors]
+            factors = [_rounded(length / self.gsd) for length in metres]
         if not all(FACTORS[0] <= factor <= FACTORS[1] for factor in factors):
             raise ValueError(f"{image.path}: {self} resamples it by {factors[0]:.3g}; between "
                              f"{FACTORS[0]} and {FACTORS[1]} is possible")
         size = [max(1, round(side * factor))
                 for side, factor in zip((image.height, image.width), factors)]
         return (label or image).resampled(*size)
+
+
+def _rounded(factor):
+    """The factor itself, or a whole number, or one over such, where that is as good as the same."""
+    if factor < 1:
+        return 1 / _rounded(1 / factor)
+    return round(factor) if abs(factor / round(factor) - 1) < SAME else factor
 
 
 def add_pixel_size_flags(parser):

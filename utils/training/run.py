@@ -27,7 +27,7 @@ FREE_FLAGS = {"logs", "list", "run", "devices", "slurm", "origin", "test_display
               "summary_every", "histograms"}
 STATED = {"classes", "crop_size", "test_scene"} | {f.name for f in dataclasses.fields(ModelConfig)}
 # Names of fields in settings.json where they differ from the flags'.
-FLAGS = {"tile_size": "crop_size"}
+FLAGS = {"tile_size": "crop_size", "factor": "resample"}
 
 
 @dataclass(frozen=True)
