@@ -130,8 +130,8 @@ def _ties(label, size):
     for value in np.unique(label):
         share = np.empty(size, np.float32)
         reproject((label == value).astype(np.float32), share, src_crs=UTM, dst_crs=UTM,
-                  src_transform=HALF_METRE, resampling=Resampling.average, dst_transform=(
-                      HALF_METRE * Affine.scale(label.shape[1] / size[1], label.shape[0] / size[0])))
+                  src_transform=HALF_METRE, resampling=Resampling.average,
+                  dst_transform=HALF_METRE * Affine.scale(*np.divide(label.shape, size)[::-1]))
         shares.append(share)
     first, second = np.sort(shares, axis=0)[-1:-3:-1]
     return first - second < .3

@@ -17,8 +17,8 @@ def export_model(folder, checkpoint, settings, precision):
     size, RGB unless the run was trained on other bands, and gives `probabilities`, float32 [batch,
     height, width, classes]. The run's settings lie beside it: the class table, and where the tiles
     were cut with --bands the scenes' band numbers in the order of the last axis (`bands`) and, for
-    samples of other than 8 bits, the limits that became 0 and 255 (`stretch`). Raises OSError and
-    ValueError.
+    samples of other than 8 bits, the limits that became 0 and 255 (`stretch`), and the pixel size
+    that the model knows (`gsd`, `resample`). Raises OSError and ValueError.
     """
     folder = os.path.normpath(folder)
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
