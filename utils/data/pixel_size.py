@@ -11,6 +11,7 @@ from rasterio.warp import transform as transform_points
 
 from utils.cli import number
 from utils.data.rasters import TIFF, Raster, is_gdal_error
+from utils.data.resampling import resampled_label
 from utils.data.scene_table import named
 
 # Largest ratio of two pixel sizes that count as alike: a quarter.
@@ -36,8 +37,8 @@ class Resample(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value}
 
     def view(self, image, label=None):
-        """`label`, by default the open Image itself, as it is seen at this pixel size of the image.
-        Raises ValueError where a GSD is wanted and the image's is not known."""
+        """The open Image, or else its `label` (path, height, width, read), as it is seen at this
+        pixel size of the image. Raises ValueError where a GSD is wanted and the image's is not known."""
         factors = self.factor, self.factor
         if self.gsd:
             metres = pixel_metres(image)
@@ -50,7 +51,7 @@ class Resample(NamedTuple):
                              f"{FACTORS[0]} and {FACTORS[1]} is possible")
         size = [max(1, round(side * factor))
                 for side, factor in zip((image.height, image.width), factors)]
-        return (label or image).resampled(*size)
+        return resampled_label(label, *size) if label else image.resampled(*size)
 
 
 def _rounded(factor):

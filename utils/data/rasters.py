@@ -25,7 +25,7 @@ from rasterio.transform import Affine  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
 from utils.classes import decode_colours, decode_values  # noqa: E402
-from utils.data.resampling import ResampledLabel, resize_samples  # noqa: E402
+from utils.data.resampling import resampled_label, resize_samples  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -277,8 +277,7 @@ class Label(Raster):
 
     def resampled(self, height, width):
         """The label on a grid of `height` x `width` pixels over the same ground."""
-        same = (height, width) == (self.height, self.width)
-        return self if same else ResampledLabel(self, height, width)
+        return resampled_label(self, height, width)
 
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width] from ids or colours. Raises ValueError where one is

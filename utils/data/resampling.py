@@ -18,6 +18,22 @@ def resize_samples(samples, height, width):
     return resized.reshape(height, width, samples.shape[2])
 
 
+def covering_window(window, grid, source):
+    """(top, left, height, width) of the least window of `source` that covers one of `grid`, which
+    is over the same ground; both have height and width."""
+    top, left, height, width = window
+    rows, columns = source.height / grid.height, source.width / grid.width
+    first = int(top * rows), int(left * columns)
+    return (*first, min(source.height, math.ceil((top + height) * rows)) - first[0],
+            min(source.width, math.ceil((left + width) * columns)) - first[1])
+
+
+def resampled_label(label, height, width):
+    """The label itself where it has that size, else a ResampledLabel."""
+    same = (height, width) == (label.height, label.width)
+    return label if same else ResampledLabel(label, height, width)
+
+
 class ResampledLabel:
     """A label on a grid of `height` x `width` pixels: each has the class id (or 255) that covers
     most of it. Overviews are not used: nobody knows how those of a label were made.
@@ -32,11 +48,9 @@ class ResampledLabel:
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width] of a window. Raises ValueError as the label does."""
         rows, columns = self._label.height / self.height, self._label.width / self.width
-        first = int(top * rows), int(left * columns)
-        end = (min(self._label.height, math.ceil((top + height) * rows)),
-               min(self._label.width, math.ceil((left + width) * columns)))
-        ids = self._label.read(*first, end[0] - first[0], end[1] - first[1])
-        window = Window(left * columns - first[1], top * rows - first[0], width * columns,
+        covering = covering_window((top, left, height, width), self, self._label)
+        ids = self._label.read(*covering)
+        window = Window(left * columns - covering[1], top * rows - covering[0], width * columns,
                         height * rows)
         with rasterio.Env(), MemoryFile() as file, file.open(
                 driver="GTiff", height=ids.shape[0], width=ids.shape[1], count=1,
