@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from utils.classes import read_classes
+from utils.classes import IGNORE, read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, positive,
                        probability, progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.data.pixel_size import add_pixel_size_flags, common_gsd
+from utils.data.polygons import LabelOptions, add_label_flags
 from utils.data.sampling import (AllowedCorners, choose_validation_tiles, rare_class_corners,
                                  tiles_by_scene)
 from utils.data.scene_pixels import open_scenes
@@ -26,7 +27,7 @@ from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, s
                                     write_scene_table)
 from utils.data.scenes import common_stretch
 from utils.data.tiles import (SCENES, TRAINING_LIST, TileInput, check_free_space, class_frequencies,
-                              replacing_tile_set, write_lists, write_tile)
+                              replacing_tile_set, write_label_options, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
 
 TILES_AT_ONCE = 32
@@ -55,6 +56,7 @@ def parse_arguments(arguments=None):
     add("--keep_nodata", action="store_true",
         help="learn from labels where the image has no data too, by its nodata value, mask or "
         "alpha; by default they are ignored there")
+    add_label_flags(add)
     add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
@@ -98,12 +100,13 @@ def main():
     scenes = scenes_by_split(args)
     training, validation = scenes[TRAIN], scenes[VALIDATION]
     stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
-    gsd = common_gsd(training, args.resample)
-    pixels = open_scenes(training + validation, table, (args.bands, stretch, args.resample),
-                         args.tile_size, args.memory * 1e9)
+    gsd, options = common_gsd(training, args.resample), LabelOptions.of(args)
+    pixels = open_scenes(training + validation, table,
+                         (args.bands, stretch, options, args.resample), args.tile_size,
+                         args.memory * 1e9)
     # Where validation scenes are given, the training scenes keep all their pixels.
     blocks = [choose_validation_tiles(scene.label, 0 if validation else args.validation_fraction,
-                                      random_for(FOR_VALIDATION, args.seed, number))
+                                      random_for(FOR_VALIDATION, args.seed, number), scene.sparse)
               for number, scene in enumerate(pixels[:len(training)])]
     plan = plan_crops(args, pixels[:len(training)], blocks)
     blocks += [whole_grid(scene.shape, args.tile_size) for scene in pixels[len(training):]]
@@ -118,6 +121,7 @@ def main():
         write_lists(folder, [scene.name for scene in training + validation], training_tiles,
                     validation_tiles, frequencies,
                     TileInput(args.bands, stretch, gsd, args.resample))
+        write_label_options(folder, options, args.dataset)
         write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
@@ -149,9 +153,11 @@ def whole_grid(shape, tile_size):
 def plan_crops(args, pixels, blocks):
     """What every tile's crop is drawn from: (scene of each tile, AllowedCorners by scene, corners
     and probabilities of the rare-class crops or None)."""
-    areas = [np.prod(scene.shape) if args.crops_per_scene == "area" else 1 for scene in pixels]
+    areas = [1 if args.crops_per_scene == "equal" else scene.label.total.sum() if scene.sparse
+             else np.prod(scene.shape) for scene in pixels]
     scenes = tiles_by_scene(areas, args.tiles, random_for(FOR_SHARES, args.seed))
-    allowed = [AllowedCorners(scene.shape, corners, args.tile_size)
+    allowed = [AllowedCorners(scene.shape, corners, args.tile_size,
+                              scene.label.valid if scene.sparse else None)
                for scene, corners in zip(pixels, blocks)]
     rare = None
     if args.rare_class_weight:
@@ -169,7 +175,7 @@ def cut_tile(number, args, pixels, plan):
         scene, row, column = random.choice(corners[random.choice(len(corners), p=shares)])
     else:
         scene = scenes[number]
-        row, column = allowed[scene].draw(random)
+        row, column = pixels[scene].draw_crop(allowed[scene], random)
     probabilities = {name: getattr(args, name) for name in AUGMENTATIONS}
     image, label, done = augment(*pixels[scene].read((row, column), args.tile_size),
                                  probabilities, args.gamma_range, random)
@@ -177,11 +183,14 @@ def cut_tile(number, args, pixels, plan):
 
 
 def write_validation_tiles(folder, args, pixels, blocks):
-    """Writes every validation tile as it is: (rows of its list, pixels by label value [256])."""
+    """Writes every validation tile as it is, of sparse scenes those with a valid pixel: (rows of
+    its list, pixels by label value [256])."""
     rows, counts = [], np.zeros(256, np.int64)
     for scene, corners in enumerate(blocks):
         for corner in corners.tolist():
             image, label = pixels[scene].read(corner, args.tile_size)
+            if pixels[scene].sparse and (label == IGNORE).all():
+                continue
             files = write_tile(folder, "validation", len(rows), image, label)
             rows.append((*files, scene, *corner, ""))
             counts += np.bincount(label.ravel(), minlength=256)

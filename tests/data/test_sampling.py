@@ -134,3 +134,20 @@ def test_rare_class_crops_are_centred_on_their_class_and_keep_clear_of_validatio
     with pytest.raises(ValueError, match="no training scene has a labelled pixel"):
         rare_class_corners([counted(np.full((80, 80), 255, np.uint8), 64)],
                            [AllowedCorners((80, 80), [], 64)], random)
+
+
+def test_crops_near_valid_pixels_and_blocks_of_a_sparse_label():
+    label = np.full((300, 400), 255, np.uint8)
+    label[100:190, 200:330] = np.arange(130) // 26
+    label[7, 9] = label[299, 399] = 1
+    sparse = counted(label, 16)
+    cells = np.pad(label != 255, ((0, 4), (0, 0))).reshape(19, 16, 25, 16).any(axis=(1, 3))
+    np.testing.assert_array_equal(sparse.valid, cells)
+    near = every(AllowedCorners(label.shape, [], 16, sparse.valid))
+    windows = np.lib.stride_tricks.sliding_window_view(label != 255, (16, 16)).any(axis=(2, 3))
+    assert near[windows].all() and not near.all()     # no usable crop is lost, most others are
+    blocks = choose_validation_tiles(sparse, 0.2, np.random.default_rng(0), sparse=True)
+    # A fifth of the valid pixels, not of the scene, and enough crops with some are left.
+    assert 0.7 * 9.1 <= len(blocks) <= 9.2
+    allowed = every(AllowedCorners(label.shape, blocks, 16, sparse.valid))
+    assert allowed[near].mean() >= .25 and (allowed & windows).any()

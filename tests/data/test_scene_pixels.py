@@ -11,6 +11,7 @@ from utils.classes import DEFAULT_TABLE, colour_map, read_classes
 from utils.data import rasters, scene_pixels
 from utils.data.rasters import Label
 from utils.data.scene_pixels import Held, OnDisk, open_scenes
+from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, read_label, write_png
 
 
@@ -57,7 +58,7 @@ def kinds(pixels):
     return [(type(scene.image), type(scene.label.read.__self__)) for scene in pixels]
 
 
-OPTIONS = ((1, 2, 3), [(0, 2000)] * 3)
+OPTIONS = ((1, 2, 3), [(0, 2000)] * 3, LabelOptions(), None)
 SIZE = 300 * 340 * 4  # bytes of each
 
 
@@ -100,7 +101,7 @@ def test_few_files_are_open_however_many_scenes_and_threads(tmp_path, draw_scene
     pixels = open_scenes([
         Scene(str(n), write_tiff(tmp_path / f"{n}.tif", np.stack([label] * 3, -1)),
               write_tiff(tmp_path / f"{n}_class.tif", label))
-        for n, label in enumerate(labels)], table, (None, None), 64, 0)
+        for n, label in enumerate(labels)], table, (None, None, LabelOptions(), None), 64, 0)
     wrong = []
 
     def read(seed):
@@ -119,7 +120,6 @@ def test_few_files_are_open_however_many_scenes_and_threads(tmp_path, draw_scene
     files = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
              if os.path.exists(f"/proc/self/fd/{number}")]
     assert len([path for path in files if path.startswith(str(tmp_path))]) == 6
-    del pixels
 
 
 @pytest.mark.parametrize("memory", [0, 1e9])

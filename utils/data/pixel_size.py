@@ -10,7 +10,8 @@ from rasterio.transform import from_gcps
 from rasterio.warp import transform as transform_points
 
 from utils.cli import number
-from utils.data.rasters import TIFF, Raster, is_gdal_error
+from utils.data.gdal_files import is_gdal_error, maps_to_geotiff
+from utils.data.rasters import Raster
 from utils.data.resampling import resampled_label
 from utils.data.scene_table import named
 
@@ -38,7 +39,7 @@ class Resample(NamedTuple):
 
     def view(self, image, label=None):
         """The open Image, or else its `label` (path, height, width, read), as it is seen at this
-        pixel size of the image. Raises ValueError where a GSD is wanted and the image's is not known."""
+        pixel size of the image. Raises ValueError where a GSD is wanted and the image has none."""
         factors = self.factor, self.factor
         if self.gsd:
             metres = pixel_metres(image)
@@ -111,7 +112,7 @@ def common_gsd(scenes, resample=None):
     one differs from it by more than a quarter."""
     found = {}
     for scene in scenes:
-        if scene.image_path.lower().endswith(TIFF):
+        if maps_to_geotiff(scene.image_path):  # without a georeference there is no GSD
             with Raster(scene.image_path) as raster:
                 found[scene.name] = gsd_of(resample.view(raster) if resample else raster)
     found = {name: gsd for name, gsd in found.items() if gsd}

@@ -252,10 +252,11 @@ class Image(Raster):
     pair (low, high) for each; samples of other than 8 bits are taken from them to 0 and 255. None
     takes the 2nd and 98th percentile of the scene itself. The pairs used are `stretch`, None for a
     scene of 8 bits. A palette is expanded to its colours, as three bands; samples of fewer than 8
-    bits are scaled to 255.
+    bits are scaled to 255. area: None, or a utils.data.polygons.Area; what lies outside counts as
+    no data.
     """
 
-    _palette = _levels = None
+    _palette = _levels = area = None
 
     def __init__(self, path, bands=RGB, stretch=None):
         super().__init__(path)
@@ -315,6 +316,8 @@ class Image(Raster):
         if self.dtype.kind == "f":
             samples = self.samples(top, left, height, width, self.chosen_bands)
             data &= np.isfinite(samples).all(axis=-1)
+        if self.area:
+            data = data & self.area.has_data(top, left, height, width)
         return data
 
     @property

@@ -28,6 +28,12 @@ class CountedLabel:
         self.tile_size, self._label, self._classes = tile_size, label, classes
 
     @property
+    def valid(self):
+        """bool [rows, columns]: has a cell of the grid of tiles, also a smaller one at the border,
+        a pixel of a class?"""
+        return self._counts[..., :-1].any(axis=-1)
+
+    @property
     def tiles(self):
         """int [rows, columns, classes]: pixels by tile of a grid of whole tiles from the corner."""
         rows, columns = (length // self.tile_size for length in self.shape)
@@ -82,14 +88,19 @@ class AllowedCorners:
     column included, where the crop shares no pixel with a tile.
 
     shape: (rows, columns) of corners of a scene of `scene_shape` pixels. tiles: int [tiles, 2], the
-    tiles' own upper left corners, multiples of tile_size.
+    tiles' own upper left corners, multiples of tile_size. valid: None, or bool by cell of the grid
+    of tiles, the smaller ones at the border included: then the crop meets a cell where it is True.
     """
 
-    def __init__(self, scene_shape, tiles, tile_size):
+    def __init__(self, scene_shape, tiles, tile_size, valid=None):
         self.shape = tuple(length - tile_size + 1 for length in scene_shape)
         self._tile_size = tile_size
         self._taken = np.zeros([length // tile_size + 1 for length in scene_shape], bool)
         self._taken[tuple(np.asarray(tiles, int).reshape(-1, 2).T // tile_size)] = True
+        self._valid = np.ones_like(self._taken)
+        if valid is not None:
+            self._valid[:] = False
+            self._valid[:valid.shape[0], :valid.shape[1]] = valid
 
     def __getitem__(self, corners):
         """bool, of the arrays' shape: may a corner lie here? corners: (rows, columns), ints or
@@ -98,8 +109,9 @@ class AllowedCorners:
         (top, bottom), (left, right) = (
             (first // self._tile_size, (first + self._tile_size - 1) // self._tile_size)
             for first in corners)
-        return ~(self._taken[top, left] | self._taken[top, right]
-                 | self._taken[bottom, left] | self._taken[bottom, right])
+        taken, valid = (cells[top, left] | cells[top, right] | cells[bottom, left]
+                        | cells[bottom, right] for cells in (self._taken, self._valid))
+        return valid & ~taken
 
     def share(self):
         """How much of all corners inside the scene is allowed, 0 to 1."""
@@ -121,8 +133,9 @@ class AllowedCorners:
                 return row, column
 
 
-def choose_validation_tiles(label, fraction, random):
-    """Tiles of a scene to validate on: about `fraction` of its area.
+def choose_validation_tiles(label, fraction, random, sparse=False):
+    """Tiles of a scene to validate on: about `fraction` of its area or, of a `sparse` label, of its
+    valid pixels.
 
     They lie on the label's grid and form rectangles of up to TILES_PER_BLOCK tiles, since every
     lone one costs the training crops a border of a tile's width. Rectangles are placed where the
@@ -132,10 +145,12 @@ def choose_validation_tiles(label, fraction, random):
     where the scene is too small to spare a tile.
     """
     tile_size = label.tile_size
-    wanted = int(round(fraction * np.prod(label.shape) / tile_size ** 2))
+    area = label.total.sum() if sparse else np.prod(label.shape)
+    wanted = int(round(fraction * area / tile_size ** 2))
     if not wanted:
         return np.empty((0, 2), int)
-    pixels = label.tiles
+    pixels, valid = label.tiles, label.valid if sparse else None
+    possible = AllowedCorners(label.shape, [], tile_size, valid).share()
     pixels = pixels[..., pixels.any(axis=(0, 1))]
     taken = np.zeros(pixels.shape[:2], bool)
     blocks = -(-wanted // TILES_PER_BLOCK)
@@ -147,8 +162,8 @@ def choose_validation_tiles(label, fraction, random):
         row, column, height, width = choice
         trial = taken.copy()
         trial[row:row + height, column:column + width] = True
-        allowed = AllowedCorners(label.shape, np.argwhere(trial) * tile_size, tile_size)
-        if allowed.share() < SMALLEST_SHARE_LEFT:
+        allowed = AllowedCorners(label.shape, np.argwhere(trial) * tile_size, tile_size, valid)
+        if allowed.share() < SMALLEST_SHARE_LEFT * possible:
             break
         taken = trial
     return np.argwhere(taken) * tile_size

@@ -5,20 +5,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.classes import IGNORE
 from utils.cli import progress
 from utils.data.rasters import Raster, read_strips
 from utils.data.sampling import CountedLabel
 from utils.data.scenes import open_scene
 
+MOST_DRAWS = 10000  # of a crop with a valid pixel; blocks leave a quarter of the places, roughly
 MANY_SCENES = 50  # from so many on opening them shows a bar
 FILES_OPEN = 100  # of those that nobody reads from; systems allow some hundreds
 
 
 class ScenePixels(NamedTuple):
-    """A scene and its label; both have read(top, left, height, width) -> uint8, for any thread."""
+    """A scene and its label; both have read(top, left, height, width) -> uint8, for any thread.
+
+    sparse: tiles without a pixel of a class are left out.
+    """
 
     image: "Held | OnDisk"
     label: CountedLabel
+    sparse: bool = False
 
     @property
     def shape(self):
@@ -29,6 +35,17 @@ class ScenePixels(NamedTuple):
         """(image [size, size, bands], label [size, size]) of the tile at corner (row, column)."""
         window = (*map(int, corner), tile_size, tile_size)
         return self.image.read(*window), self.label.read(*window)
+
+    def draw_crop(self, allowed, random):
+        """(row, column) of a crop, uniform over the AllowedCorners; of a sparse scene over those
+        with a pixel of a class. Raises ValueError where none is found."""
+        size = self.label.tile_size
+        for _ in range(MOST_DRAWS):
+            corner = allowed.draw(random)
+            if not self.sparse or (self.label.read(*corner, size, size) != IGNORE).any():
+                return corner
+        raise ValueError("--validation_fraction: outside the validation blocks hardly a crop has a "
+                         "pixel of a class; choose a smaller one, or a smaller --tile_size")
 
 
 class Held:
@@ -90,11 +107,10 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
 
     They are held in memory, in this order, as long as they take at most `memory` bytes. Of further
     ones TIFFs stay on disk, and one pass checks the label. PNG and JPEG can only be decoded whole,
-    so they are held in any case. image_options: (bands, stretch, resample) as for
-    `read_scene`.
-    Raises ValueError, OSError.
+    so they are held in any case. image_options: (bands, stretch, LabelOptions, resample) as for
+    `read_scene`. Raises ValueError, OSError.
     """
-    files, opened = OpenFiles(), []
+    files, opened, options = OpenFiles(), [], image_options[2]
     for scene in _with_bar(scenes):
         with open_scene(scene, table, *image_options) as (image, label):
             if min(image.height, image.width) < tile_size:
@@ -112,9 +128,15 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
                     parts.append(Held(part))
                 else:
                     parts.append(OnDisk(part, files))
-        opened.append(ScenePixels(parts[0], CountedLabel(parts[1], tile_size, len(table))))
+        sparse = options.is_sparse(scene)
+        counted = CountedLabel(parts[1], tile_size, len(table))
+        opened.append(ScenePixels(parts[0], counted, sparse))
+        if sparse and not counted.total.any():
+            raise ValueError(f"{scene.label_path}: it has no pixel of a class"
+                             + (f" inside {options.aoi}" if options.aoi else "")
+                             + "; leave the scene out")
         if isinstance(parts[1], OnDisk):
-            opened[-1].label.total  # reads all of it
+            counted.total  # reads all of it
     return opened
 
 

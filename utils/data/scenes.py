@@ -11,7 +11,8 @@ import numpy as np
 
 from utils.files import write_bytes
 from utils.data.gdal_files import EXTENSIONS
-from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
+from utils.data.polygons import LabelOptions, is_polygons, open_label
+from utils.data.rasters import RGB, Image, Label, percentile_stretch
 
 LABEL_SUFFIX = "_class"
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
@@ -29,7 +30,8 @@ class Scene:
 
 
 def find_scenes(folder):
-    """All scenes in `folder`, by name: N.png (or .jpg, .tif) with N_class.png where it exists.
+    """All scenes in `folder`, by name: N.png (or .jpg, .tif) with N_class.png (or .gpkg, .geojson,
+    .shp) where it exists.
 
     Raises FileNotFoundError, saying both ways on, where there is none, and ValueError where two
     files claim one name.
@@ -37,7 +39,8 @@ def find_scenes(folder):
     files = {}
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         stem, extension = os.path.splitext(file)
-        if extension.lower() in EXTENSIONS and not file.startswith("."):
+        if (extension.lower() in EXTENSIONS or stem.endswith(LABEL_SUFFIX) and is_polygons(file)
+                ) and not file.startswith("."):
             if stem in files:
                 raise ValueError(f"{folder}: {files[stem]} and {file} are both scene {stem}; "
                                  "move one away")
@@ -182,30 +185,26 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table, bands=None, stretch=None, resample=None):
+def read_scene(scene, table, bands=None, stretch=None, options=LabelOptions(), resample=None):
     """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`; without them the image is RGB. resample: the Resample at
-    which both are seen, or None.
+    bands, stretch: as for `read_image`; without them the image is RGB. options: LabelOptions.
+    resample: the Resample at which both are seen, or None.
     """
-    with open_scene(scene, table, bands, stretch, resample) as parts:
+    with open_scene(scene, table, bands, stretch, options, resample) as parts:
         return tuple(part.read(0, 0, part.height, part.width) for part in parts)
 
 
 @contextlib.contextmanager
-def open_scene(scene, table, bands=None, stretch=None, resample=None):
-    """Gives (Image, Label) of a labelled scene, which lie on each other; as for `read_scene`."""
+def open_scene(scene, table, bands=None, stretch=None, options=LabelOptions(), resample=None):
+    """Gives (Image, label) of a labelled scene, which lie on each other; as for `read_scene`."""
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
     with (Image(scene.image_path, bands or RGB, stretch) as image,
-          Label(scene.label_path, table, None if keep_nodata else image) as label):
-        check_same_size(scene, (image.height, image.width), (label.height, label.width))
-        check_same_place(image, label)
+          open_label(scene, image, table, options, resample) as label):
         _check_depth(image, bands)
-        if resample:
-            image, label = resample.view(image), resample.view(image, label)
-        yield image, label
+        yield resample.view(image) if resample else image, label
 
 
 def common_stretch(paths, bands):

@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils.classes import IGNORE
+from utils.data.resampling import covering_window
 from utils.inference.own_grid import on_own_grid
 from utils.inference.sliding_window import predict_strips
 from utils.inference.tta import augmented_probabilities
@@ -56,11 +57,15 @@ def predict_classes(image, predict, options):
     image: an open utils.data.rasters.Image. predict: of `open_predictors`. options:
     InferenceOptions. classes: uint8 [rows, width], 255 where the scene has no data; probabilities:
     float32 [rows, width, classes]. Both are on the scene's own grid, whatever pixel size the model
-    sees.
+    sees. Windows wholly without data are not computed.
     """
     seen = options.resample.view(image) if options.resample else image
-    with contextlib.closing(predict_strips(seen.read, seen.height, seen.width, predict,
-                                           options)) as strips:
+
+    def has_data(*window):
+        return image.has_data(*covering_window(window, seen, image))
+
+    with contextlib.closing(predict_strips(seen.read, seen.height, seen.width, predict, options,
+                                           has_data)) as strips:
         for top, probabilities in on_own_grid(strips, seen.height, image.height, image.width):
             classes = probabilities.argmax(axis=-1).astype(np.uint8)
             classes[~image.has_data(top, 0, *classes.shape)] = IGNORE
