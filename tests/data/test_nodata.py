@@ -7,6 +7,7 @@ import rasterio
 from conftest import draw_scene
 from preprocess_runs import TABLE, read_list, run_preprocess
 from utils.classes import colour_map, read_classes
+from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, read_image, read_label, read_scene, write_png
 
 
@@ -75,7 +76,8 @@ def test_where_the_image_has_no_data_its_label_is_ignored(tmp_path, table):
         scene = Scene(name, write(tmp_path / f"{name}.tif", samples, **more),
                       str(tmp_path / "l.png"))
         np.testing.assert_array_equal(read_scene(scene, table)[1], expected)
-        np.testing.assert_array_equal(read_scene(scene, table, keep_nodata=True)[1], label)
+        np.testing.assert_array_equal(read_scene(
+            scene, table, options=LabelOptions(keep_nodata=True))[1], label)
     scene = Scene("alpha", write(tmp_path / "alpha.tif", np.concatenate([samples, alpha[None]])),
                   str(tmp_path / "l.png"))
     np.testing.assert_array_equal(read_scene(scene, table)[1], empty)

@@ -9,8 +9,8 @@ from rasterio import Affine
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 
-from utils.classes import read_classes
-from utils.data.polygons import Area, LabelOptions, PolygonLabel, class_ids, open_label
+from utils.classes import decode_attribute, read_classes
+from utils.data.polygons import Area, LabelOptions, PolygonLabel, open_label
 from utils.data.rasters import Image, Raster
 from utils.data.scenes import Scene, find_scenes
 
@@ -126,14 +126,14 @@ def test_values_are_ids_names_and_the_values_of_the_table(tmp_path):
                     "255,cloud,#ffffff,0\n")
     table = read_classes(str(path))
     values = np.array(["land", "sea", "cloud", "11", "20.0", " sea "], object)
-    assert class_ids(values, table, "x").tolist() == [0, 1, 255, 0, 1, 1]
-    assert class_ids(np.array([10., 20, 0, 255]), table, "x").tolist() == [0, 1, 255, 255]
+    assert decode_attribute(values, table, "x").tolist() == [0, 1, 255, 0, 1, 1]
+    assert decode_attribute(np.array([10., 20, 0, 255]), table, "x").tolist() == [0, 1, 255, 255]
     with pytest.raises(ValueError, match=r"^x is 7 \(3 polygons\), 1 \(1 polygon\), not in the "):
-        class_ids(np.array([7, 10, 7, 7, 1]), table, "x")
+        decode_attribute(np.array([7, 10, 7, 7, 1]), table, "x")
     with pytest.raises(ValueError, match=r"'x' \(1 polygon\), none \(1 polygon\), not"):
-        class_ids(np.array(["x", None, "sea"], object), table, "x")
+        decode_attribute(np.array(["x", None, "sea"], object), table, "x")
     path.write_text(path.read_text() + "255,rest,*,*\n")
-    assert class_ids(np.array([7, 20, None], object), read_classes(str(path)), "x").tolist() == [
+    assert decode_attribute(np.array([7, 20, None], object), read_classes(str(path)), "x").tolist() == [
         255, 1, 255]
 
 
@@ -159,10 +159,11 @@ def test_an_area_of_interest_limits_labels_and_data(tmp_path, table):
         with open_label(scene, image, table, options) as label:
             ids = label.read(0, 0, *SIZE)
         image.area = Area(options.aoi, image)
-        np.testing.assert_array_equal(image.has_data(30, 20, 99, 70), (data & inside)[30:129, 20:90])
+        np.testing.assert_array_equal(image.has_data(30, 20, 99, 70),
+                                      (data & inside)[30:129, 20:90])
         assert not data.all()
-    np.testing.assert_array_equal(ids != 255, inside)
-    assert set(ids[inside]) == {1, 2}
+    np.testing.assert_array_equal(ids != 255, inside & data)
+    assert set(ids[inside & data]) == {1, 2}
 
 
 def refused(tmp_path, table, path, options=ONE, scene=None):
@@ -210,7 +211,9 @@ def test_a_crs_on_one_side_only(tmp_path, table):
 def test_polygons_that_miss_the_scene(tmp_path, table):
     far = [shapely.transform(one, lambda points: points + 50000) for one in draw_polygons()]
     beside = [shapely.box(*NORTH_UP * (-9, 9), *NORTH_UP * (-1, 0))]
-    for number, geometries in enumerate((far, beside)):
+    ring = shapely.box(-99, -99, 999, 999) - shapely.box(-1, -1, SIZE[1] + 1, SIZE[0] + 1)
+    around = [shapely.transform(ring, lambda points: np.stack(NORTH_UP * points.T, axis=-1))]
+    for number, geometries in enumerate((far, beside, around)):
         path = write_polygons(tmp_path / f"{number}.gpkg", geometries, id=[0] * len(geometries))
         assert refused(tmp_path, table, path).startswith(
             f"{number}.gpkg: none of its polygons lies on scene.tif; ")

@@ -11,6 +11,7 @@ from rasterio.transform import Affine
 
 from utils import metrics
 from utils.classes import DEFAULT_TABLE, read_classes
+from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, read_scene
 
 GRID = Affine(10, 0, 300000, 0, -10, 5000000)
@@ -117,7 +118,7 @@ def test_windows_that_training_watches_are_compared(tmp_path, table):
     from utils.training.evaluation import _watched  # not all tests wait for TensorFlow
     scene = Scene("a", write(tmp_path / "a.tif", 3), write(
         tmp_path / "l.tif", 1, GRID * Affine.translation(0, 150)))
-    tiles = types.SimpleNamespace(noted_bands={}, table=table)
+    tiles = types.SimpleNamespace(noted_bands={}, table=table, label_options=LabelOptions())
     for cost in ((1, 1), (9, 9)):  # some windows; the whole scene
         with pytest.raises(ValueError, match=r"l.tif: it lies \+0 columns and \+150 rows off"):
             _watched([scene], tiles, 16, cost, 0)
