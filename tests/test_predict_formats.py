@@ -91,6 +91,7 @@ FITTING = np.random.default_rng(2).normal(1700, 400, (3, 70, 80)).clip(0)
     ((FITTING + 300).astype(np.float32), None),
     ((FITTING / 10000).astype(np.float32), r"0\.\d+ to 0\.\d+"),
     (FITTING.astype(np.uint16) * 4, r"\d{4}\S* to \d{5}"),
+    ((FITTING * 4 - 5100).clip(0).astype(np.uint16), r"0 to \d{4}"),  # round their middle
     ((FITTING / 10000 + 1700).astype(np.float32), "170"),
     (samples_of(70, 80), r"\d to 2\d\d.* of 8 bits are taken as they are"),
 ])
