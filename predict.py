@@ -17,10 +17,11 @@ import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
                        progress, run_script, scale, share)
-from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
+from utils.data.polygons import LabelOptions, add_label_flags, open_area, open_label
+from utils.data.rasters import RGB, TIFF, Image
 from utils.data.scene_table import matching_names
-from utils.data.scenes import check_same_size, held_out_scene, scenes_of
-from utils.data.tiles import held_out_scenes
+from utils.data.scenes import held_out_scene, scenes_of
+from utils.data.tiles import held_out_scenes, read_label_options
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
 from utils.inference.export import export_model
@@ -57,8 +58,9 @@ def parse_arguments(arguments=None):
         help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); by default "
         "--test_scene, from --origin or, where it is not, from test/ in --dataset")
     add("--label", nargs="+", default=(), metavar="FILE",
-        help="labels of --image, as class ids or colours, to score the maps against: one for each, "
-        "or a pattern whose star stands for that of --image ('tiles/*_mask.png')")
+        help="labels of --image, as class ids, colours or polygons, to score the maps against: one "
+        "for each, or a pattern whose star stands for that of --image ('tiles/*_mask.png')")
+    add_label_flags(add)
     add("--bands", type=positive, nargs="+", metavar="BAND",
         help="bands of a scene that stand for those the run was trained on, in their order; by "
         "default the run's own numbers, or 1 2 3. Samples of other than 8 bits are stretched, from "
@@ -115,6 +117,7 @@ def main(arguments=None, open_predictors=open_predictors):
         return 0
 
     scenes = find_scenes_to_map(args, settings)
+    reading = LabelOptions.of(args, None if args.image else read_label_options(args.dataset))
     unlabelled = [scene.image_path for scene in scenes if not scene.label_path]
     if args.compare and unlabelled:
         raise ValueError(f"{unlabelled[0]}: --compare needs a label; give it with --label")
@@ -137,7 +140,7 @@ def main(arguments=None, open_predictors=open_predictors):
     with contextlib.ExitStack() as stack:
         for scene in todo:
             try:
-                with open_scene(scene, args.bands, settings, table) as (image, label):
+                with open_scene(scene, args.bands, settings, table, reading) as (image, label):
                     print(f"{scene.name}: {describe(image)}")
                     if predictors is None:  # after the first scene's checks: mistakes show at once
                         precision = choose_precision(args, run, settings, options,
@@ -219,16 +222,17 @@ def choose_precision(args, run, settings, options, pixels):
 
 
 @contextlib.contextmanager
-def open_scene(scene, bands, settings, table):
-    """Gives (Image, Label or None), after checks that would be a pity to fail half-way."""
+def open_scene(scene, bands, settings, table, reading):
+    """Gives (Image, label or None), after checks that would be a pity to fail half-way. reading:
+    LabelOptions."""
     bands = tuple(bands or settings.bands or RGB)
     stretch = settings.stretch if bands == tuple(settings.bands or RGB) else None
     with contextlib.ExitStack() as stack:
         image = stack.enter_context(Image(scene.image_path, bands, stretch))
-        label = scene.label_path and stack.enter_context(Label(scene.label_path, table))
-        if label:
-            check_same_size(scene, (image.height, image.width), (label.height, label.width))
-            check_same_place(image, label)
+        image.area = open_area(image, reading)
+        label = None
+        if scene.label_path:
+            label = stack.enter_context(open_label(scene, image, table, reading))
             for top in range(0, label.height, CHECKED_ROWS):
                 label.read(top, 0, min(CHECKED_ROWS, label.height - top), label.width)
         yield image, label

@@ -14,17 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from utils.classes import read_classes
+from utils.classes import IGNORE, read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, positive, probability,
                        progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
+from utils.data.polygons import LabelOptions, add_label_flags
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
-                                 rare_class_corners, tiles_by_scene)
+                                 rare_class_corners, tiles_by_scene, with_valid_pixels)
 from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
                                     write_scene_table)
 from utils.data.scenes import common_stretch, read_scene
 from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
-                              replacing_tile_set, write_lists, write_tile)
+                              replacing_tile_set, write_label_options, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
 
 TILES_AT_ONCE = 32
@@ -48,6 +49,7 @@ def parse_arguments(arguments=None):
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
         "98th percentile of all scenes together. By default three bands of 8 bits")
+    add_label_flags(add)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
     add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
@@ -90,13 +92,15 @@ def main():
     scenes = scenes_by_split(args)
     training, validation = scenes[TRAIN], scenes[VALIDATION]
     stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
-    images, labels = read_labelled(args, table, training + validation, stretch)
+    options = LabelOptions.of(args)
+    images, labels = read_labelled(args, table, training + validation, stretch, options)
+    sparse = [options.is_sparse(scene) for scene in training + validation]
     # Where validation scenes are given, the training scenes keep all their pixels.
     blocks = [choose_validation_tiles(
         label, args.tile_size, 0 if validation else args.validation_fraction,
-        random_for(FOR_VALIDATION, args.seed, scene))
+        random_for(FOR_VALIDATION, args.seed, scene), sparse[scene])
         for scene, label in enumerate(labels[:len(training)])]
-    plan = plan_crops(args, labels[:len(training)], blocks)
+    plan = plan_crops(args, labels[:len(training)], blocks, sparse)
     blocks += [whole_grid(label, args.tile_size) for label in labels[len(training):]]
 
     with replacing_tile_set(args.dataset) as folder:
@@ -104,11 +108,12 @@ def main():
         check_free_space(args.dataset, args.tiles + sum(map(len, blocks)), [
             cut_tile(number, args, images, labels, plan)[:2] for number in trial])
         validation_tiles, validation_pixels = write_validation_tiles(folder, args, images, labels,
-                                                                     blocks)
+                                                                     blocks, sparse)
         training_tiles, training_pixels = write_training_tiles(folder, args, images, labels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
         write_lists(folder, [scene.name for scene in training + validation], training_tiles,
                     validation_tiles, frequencies, (args.bands, stretch))
+        write_label_options(folder, options, args.dataset)
         write_scene_table(os.path.join(folder, SCENES), sum(scenes.values(), []), args.dataset)
 
     print(frequencies.to_string(index=False, float_format="{:.4f}".format, na_rep=""))
@@ -130,11 +135,12 @@ def random_for(purpose, seed, index=0):
     return np.random.default_rng([purpose, seed, index])
 
 
-def read_labelled(args, table, scenes, stretch):
-    """(images, labels) of these scenes, each checked. Raises ValueError, OSError."""
+def read_labelled(args, table, scenes, stretch, options):
+    """(images, labels) of these scenes, each checked. options: LabelOptions. Raises ValueError,
+    OSError."""
     images, labels = [], []
     for scene in progress_of(scenes):
-        image, label = read_scene(scene, table, args.bands, stretch)
+        image, label = read_scene(scene, table, args.bands, stretch, options)
         if min(label.shape) < args.tile_size:
             raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
                              f"(height x width), smaller than a tile of {args.tile_size}; leave "
@@ -162,13 +168,16 @@ def whole_grid(label, tile_size):
     return np.array([(row, column) for row in rows for column in columns])
 
 
-def plan_crops(args, labels, blocks):
+def plan_crops(args, labels, blocks, sparse):
     """What every tile's crop is drawn from: (scene of each tile, allowed corners by scene,
     corners and probabilities of the rare-class crops or None)."""
-    areas = [label.size if args.crops_per_scene == "area" else 1 for label in labels]
+    areas = [1 if args.crops_per_scene == "equal" else np.sum(label != IGNORE) if is_one
+             else label.size for label, is_one in zip(labels, sparse)]
     scenes = tiles_by_scene(areas, args.tiles, random_for(FOR_SHARES, args.seed))
     allowed = [allowed_corners(label.shape, corners, args.tile_size)
                for label, corners in zip(labels, blocks)]
+    allowed = [some & with_valid_pixels(label, args.tile_size) if is_one else some
+               for some, label, is_one in zip(allowed, labels, sparse)]
     rare = None
     if args.rare_class_weight:
         rare = rare_class_corners(labels, allowed, args.tile_size,
@@ -193,13 +202,16 @@ def cut_tile(number, args, images, labels, plan):
     return image, label, (int(scene), int(row), int(column), done)
 
 
-def write_validation_tiles(folder, args, images, labels, blocks):
-    """Writes every validation tile as it is: (rows of its list, pixels by label value [256])."""
+def write_validation_tiles(folder, args, images, labels, blocks, sparse):
+    """Writes every validation tile as it is, of scenes that are `sparse` those with a valid pixel:
+    (rows of its list, pixels by label value [256])."""
     rows, pixels = [], np.zeros(256, np.int64)
     for scene, corners in enumerate(blocks):
         for row, column in corners.tolist():
             window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
             label = labels[scene][window]
+            if sparse[scene] and (label == IGNORE).all():
+                continue
             files = write_tile(folder, "validation", len(rows), images[scene][window], label)
             rows.append((*files, scene, row, column, ""))
             pixels += np.bincount(label.ravel(), minlength=256)

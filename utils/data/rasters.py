@@ -55,7 +55,7 @@ class Raster:
         self._lock = threading.Lock()
         self.is_tiff = path.lower().endswith(TIFF)
         if self.is_tiff:
-            _check_readable(path)
+            check_readable(path)
             with self._reading():
                 self._dataset = rasterio.open(path)
             self.height, self.width, self.bands = (
@@ -166,14 +166,24 @@ def check_same_place(raster, other):
                          f"{raster.path}{more}; warp it to the same grid")
 
 
+def check_same_size(scene, image, label):
+    """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
+    if image[:2] != label[:2]:
+        raise ValueError(f"{scene.label_path}: {label[0]} x {label[1]} pixels (height x width), "
+                         f"but its image {scene.image_path} has {image[0]} x {image[1]}; a label "
+                         "must have its image's size")
+
+
 class Image(Raster):
     """A scene open for reading as uint8, RGB unless other bands are chosen.
 
     bands: band numbers from 1, any number of them, in the order in which they are read. stretch: a
     pair (low, high) for each; samples of other than 8 bits are taken from them to 0 and 255. None
     takes the 2nd and 98th percentile of the scene itself. The pairs used are `stretch`, None for a
-    scene of 8 bits.
+    scene of 8 bits. area: None, or a utils.data.polygons.Area; what lies outside counts as no data.
     """
+
+    area = None
 
     def __init__(self, path, bands=RGB, stretch=None):
         super().__init__(path)
@@ -216,6 +226,8 @@ class Image(Raster):
         if self.dtype.kind == "f":
             samples = self.samples(top, left, height, width, self.chosen_bands)
             data &= np.isfinite(samples).all(axis=-1)
+        if self.area:
+            data = data & self.area.covers(top, left, height, width)
         return data
 
     def sampled_data(self):
@@ -267,7 +279,8 @@ def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
             yield top, left, min(side, height), min(side, width)
 
 
-def _check_readable(path):
+def check_readable(path):
+    """Raises OSError naming `path` where it cannot be opened."""
     try:
         with open(path, "rb"):
             pass
@@ -278,7 +291,7 @@ def _check_readable(path):
 
 def _decode(path):
     """PNG or JPEG as OpenCV decodes it, but RGB(A): [height, width, bands]."""
-    _check_readable(path)
+    check_readable(path)
     with open(path, "rb") as file:
         data = file.read()
     if not _is_complete(data):

@@ -1,6 +1,9 @@
 """Where tiles are cut: validation blocks set apart first, training crops drawn outside them."""
 
+import cv2
 import numpy as np
+
+from utils.classes import IGNORE
 
 TILES_PER_BLOCK = 16
 SMALLEST_BLOCK = 0.75       # a block may be this much smaller than wanted, to fit better
@@ -8,8 +11,9 @@ SMALLEST_SHARE_LEFT = 0.25  # of a scene's crop positions, once its blocks are s
 PIXELS_PER_CLASS = 10000    # remembered as centres of rare-class crops
 
 
-def choose_validation_tiles(label, tile_size, fraction, random):
-    """Tiles of a scene to validate on: about `fraction` of its area.
+def choose_validation_tiles(label, tile_size, fraction, random, sparse=False):
+    """Tiles of a scene to validate on: about `fraction` of its area or, of a `sparse` label, of its
+    valid pixels.
 
     They lie on a grid of tile_size and form rectangles of up to TILES_PER_BLOCK tiles, since every
     lone one costs the training crops a border of a tile's width. Rectangles are placed where the
@@ -19,7 +23,9 @@ def choose_validation_tiles(label, tile_size, fraction, random):
     where the scene is too small to spare a tile.
     """
     grid = np.array(label.shape) // tile_size
-    wanted = int(round(fraction * label.size / tile_size ** 2))
+    possible = with_valid_pixels(label, tile_size) if sparse else np.s_[:]
+    area = np.count_nonzero(label != IGNORE) if sparse else label.size
+    wanted = int(round(fraction * area / tile_size ** 2))
     pixels = np.zeros((*grid, 256), np.int64)
     for row, column in np.ndindex(*grid):
         tile = label[row * tile_size:(row + 1) * tile_size,
@@ -38,7 +44,7 @@ def choose_validation_tiles(label, tile_size, fraction, random):
         trial = taken.copy()
         trial[row:row + height, column:column + width] = True
         allowed = allowed_corners(label.shape, np.argwhere(trial) * tile_size, tile_size)
-        if allowed.mean() < SMALLEST_SHARE_LEFT:
+        if allowed[possible].mean() < SMALLEST_SHARE_LEFT:
             break
         taken = trial
     return np.argwhere(taken) * tile_size
@@ -94,6 +100,15 @@ def allowed_corners(shape, tiles, tile_size):
         allowed[max(row - tile_size + 1, 0):row + tile_size,
                 max(column - tile_size + 1, 0):column + tile_size] = False
     return allowed
+
+
+def with_valid_pixels(label, tile_size):
+    """bool [height - tile_size + 1, width - tile_size + 1]: does a crop with this upper left corner
+    have a pixel that is not ignored? label: uint8 [height, width]."""
+    valid = (label != IGNORE).view(np.uint8)
+    counts = cv2.boxFilter(valid, cv2.CV_32F, (tile_size, tile_size), anchor=(0, 0),
+                           normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return counts[:label.shape[0] - tile_size + 1, :label.shape[1] - tile_size + 1] > 0
 
 
 def draw_corner(allowed, random):

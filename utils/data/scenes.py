@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from utils.classes import IGNORE
 from utils.files import write_bytes
-from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
+from utils.data.polygons import LabelOptions, is_polygons, open_label
+from utils.data.rasters import RGB, Image, Label, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LABEL_SUFFIX = "_class"
@@ -29,7 +31,8 @@ class Scene:
 
 
 def find_scenes(folder):
-    """All scenes in `folder`, by name: N.png (or .jpg, .tif) with N_class.png where it exists.
+    """All scenes in `folder`, by name: N.png (or .jpg, .tif) with N_class.png (or .gpkg, .geojson,
+    .shp) where it exists.
 
     Raises FileNotFoundError, saying both ways on, where there is none, and ValueError where two
     files claim one name.
@@ -37,7 +40,8 @@ def find_scenes(folder):
     files = {}
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         stem, extension = os.path.splitext(file)
-        if extension.lower() in EXTENSIONS and not file.startswith("."):
+        if (extension.lower() in EXTENSIONS or stem.endswith(LABEL_SUFFIX) and is_polygons(file)
+                ) and not file.startswith("."):
             if stem in files:
                 raise ValueError(f"{folder}: {files[stem]} and {file} are both scene {stem}; "
                                  "move one away")
@@ -182,19 +186,22 @@ def read_label(path, table):
         return label.read(0, 0, label.height, label.width)
 
 
-def read_scene(scene, table, bands=None, stretch=None):
+def read_scene(scene, table, bands=None, stretch=None, options=LabelOptions()):
     """(image uint8 [height, width, bands], label uint8 [height, width]) of a labelled scene.
 
-    bands, stretch: as for `read_image`; without them the image is RGB.
+    bands, stretch: as for `read_image`; without them the image is RGB. options: LabelOptions.
     """
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
     with (Image(scene.image_path, bands or RGB, stretch) as image,
-          Label(scene.label_path, table) as label):
-        check_same_size(scene, (image.height, image.width), (label.height, label.width))
-        check_same_place(image, label)
-        return _read_whole(image, bands), label.read(0, 0, label.height, label.width)
+          open_label(scene, image, table, options) as label):
+        pixels, ids = _read_whole(image, bands), label.read(0, 0, label.height, label.width)
+    if options.is_sparse(scene) and (ids == IGNORE).all():
+        raise ValueError(f"{scene.label_path}: it has no pixel of a class"
+                         + (f" inside {options.aoi}" if options.aoi else "")
+                         + "; leave the scene out")
+    return pixels, ids
 
 
 def common_stretch(paths, bands):
@@ -209,14 +216,6 @@ def common_stretch(paths, bands):
     shortest = max(1, min(map(len, samples)))
     return percentile_stretch(np.concatenate(
         [part[::max(1, len(part) // shortest)] for part in samples]))
-
-
-def check_same_size(scene, image, label):
-    """Raises ValueError where the shapes (height, width, ...) of image and label differ."""
-    if image[:2] != label[:2]:
-        raise ValueError(f"{scene.label_path}: {label[0]} x {label[1]} pixels (height x width), "
-                         f"but its image {scene.image_path} has {image[0]} x {image[1]}; a label "
-                         "must have its image's size")
 
 
 def encode_png(pixels, photo=False):

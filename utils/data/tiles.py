@@ -5,9 +5,11 @@ path_list.csv, validation_list.csv    one row per tile: its files, its crop and 
 class_frequencies.csv                 pixels of each class
 scene_list.csv                        the scenes that they are of, and the held-out ones
 bands.json                            the bands of the scenes that tiles show, and their stretch
+labels.json                           LabelOptions: how polygons were read, and the area of interest
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -19,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from utils.classes import IGNORE
+from utils.data.polygons import LabelOptions
 from utils.data.rasters import RGB, Raster
 from utils.data.scene_table import TEST, read_scene_table
 from utils.data.scenes import encode_png, read_label
@@ -26,9 +29,10 @@ from utils.files import remove_unfinished, replace_set, write_bytes
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
 FREQUENCIES, BANDS, SCENES = "class_frequencies.csv", "bands.json", "scene_list.csv"
+LABELS = "labels.json"
 FOLDERS = ("train/images", "train/labels", "validation/images", "validation/labels")
 # The list that train.py starts from comes last, and so is the last to be put in place.
-LISTS = (FREQUENCIES, BANDS, SCENES, VALIDATION_LIST, TRAINING_LIST)
+LISTS = (FREQUENCIES, BANDS, LABELS, SCENES, VALIDATION_LIST, TRAINING_LIST)
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
 BLOCK = 4096  # bytes; most disks give a file whole blocks
@@ -66,6 +70,11 @@ class TileSet:
     def noted_bands(self):
         """{'bands': [...], 'stretch': [[low, high], ...]}, each only where it is noted."""
         return read_bands(self.folder)
+
+    @functools.cached_property
+    def label_options(self):
+        """The LabelOptions with which preprocess.py read the labels."""
+        return read_label_options(self.folder)
 
     @functools.cached_property
     def held_out(self):
@@ -184,6 +193,27 @@ def read_bands(folder):
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
+
+
+def write_label_options(folder, options, dataset):
+    """Notes LabelOptions in `folder`, the area's path relative to `dataset`, where that will be."""
+    aoi = options.aoi and os.path.relpath(options.aoi, dataset).replace(os.sep, "/")
+    values = dataclasses.asdict(options) | {"aoi": aoi}
+    write_bytes(os.path.join(folder, LABELS), json.dumps(values).encode() + b"\n")
+
+
+def read_label_options(folder):
+    """The LabelOptions noted in `folder`, those of no flags where none are. Raises ValueError naming
+    the file."""
+    path = os.path.join(folder, LABELS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            options = LabelOptions(**json.load(file))
+        return dataclasses.replace(options, aoi=options.aoi and os.path.join(folder, options.aoi))
+    except FileNotFoundError:
+        return LabelOptions()
+    except (ValueError, TypeError):
         raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
 
 

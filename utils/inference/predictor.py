@@ -54,10 +54,10 @@ def predict_classes(image, predict, options):
 
     image: an open utils.data.rasters.Image. predict: of `open_predictors`. options:
     InferenceOptions. classes: uint8 [rows, width], 255 where the scene has no data; probabilities:
-    float32 [rows, width, classes].
+    float32 [rows, width, classes]. Windows wholly without data are not computed.
     """
     with contextlib.closing(predict_strips(image.read, image.height, image.width, predict,
-                                           options)) as strips:
+                                           options, image.has_data)) as strips:
         for top, probabilities in strips:
             classes = probabilities.argmax(axis=-1).astype(np.uint8)
             classes[~image.has_data(top, 0, *classes.shape)] = IGNORE

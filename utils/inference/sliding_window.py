@@ -72,20 +72,24 @@ def window_weights(starts, window, blend):
     return weights.astype(np.float32)
 
 
-def window_batches(read, height, width, options):
+def window_batches(read, height, width, options, has_data=None):
     """Yields (corners, images): [(top, left), ...] and uint8 [batch, window, window, channels].
 
     read: function (top, left, height, width) -> uint8 [height, width, channels] within the scene of
     `height` x `width` pixels. options: InferenceOptions. Windows come row by row. A scene smaller
     than a window is reflected to its size. Every batch has the same shape, so that a graph is
     optimised once: the last one is filled up with zeros, and `corners` is then shorter than the
-    batch.
+    batch. has_data: None, or a function as `read` that gives bool [height, width]: windows where
+    it is False throughout are left out (but for the first one where that is so in all).
     """
     window, overlap = options.window, options.overlap
     rows, columns = min(height, window), min(width, window)
     missing = ((0, window - rows), (0, window - columns), (0, 0))
     all_corners = itertools.product(window_starts(height, window, overlap),
                                     window_starts(width, window, overlap))
+    if has_data:
+        some = (corner for corner in all_corners if has_data(*corner, rows, columns).any())
+        all_corners = itertools.chain([next(some, (0, 0))], some)
     while corners := list(itertools.islice(all_corners, options.batch_size)):
         images = [read(top, left, rows, columns) for top, left in corners]
         if (rows, columns) != (window, window):
@@ -99,7 +103,7 @@ def blend_windows(batches, height, width, options):
 
     batches: pairs (corners, probabilities float32 [batch, window, window, classes]) in the order of
     `window_batches` with the same sizes. Only the rows that windows still to come may touch are
-    kept, so memory does not grow with the scene's height.
+    kept, so memory does not grow with the scene's height. Where no window was, there are zeros.
     """
     window = options.window
     tops = window_starts(height, window, options.overlap)
@@ -111,26 +115,28 @@ def blend_windows(batches, height, width, options):
         for (top, left), values in zip(corners, probabilities):
             if sums is None:
                 sums = np.zeros((window, lefts[-1] + window, values.shape[-1]), np.float32)
-            if top > open_top:
-                done = top - open_top
+            while top > open_top:
+                done = min(top - open_top, window)
                 yield open_top, sums[:done, :width].copy()
                 sums[:-done] = sums[done:].copy()
                 sums[-done:] = 0
-                open_top = top
+                open_top += done
             weights = row_weights[top][:, None, None] * column_weights[left][:, None]
             sums[:, left:left + window] += values * weights
-    yield open_top, sums[:height - open_top, :width]
+    while open_top < height:
+        yield open_top, sums[:height - open_top, :width]
+        sums, open_top = np.zeros_like(sums), open_top + window
 
 
-def predict_strips(read, height, width, predict, options):
+def predict_strips(read, height, width, predict, options, has_data=None):
     """Yields (top, probabilities float32 [rows, width, classes]) of a scene, from the top down.
 
-    read: as for `window_batches`. predict: function from uint8 [batch, window, window, channels] to
+    read, has_data: as for `window_batches`. predict: function from uint8 [batch, window, window, channels] to
     probabilities float32 [batch, window, window, classes]. options: InferenceOptions.
     Both are called from threads of their own, a few batches ahead of the strips.
     """
     with contextlib.closing(in_background(
-            window_batches(read, height, width, options))) as batches:
+            window_batches(read, height, width, options, has_data))) as batches:
         with contextlib.closing(in_background(
                 (corners, predict(images)) for corners, images in batches)) as predicted:
             yield from blend_windows(predicted, height, width, options)

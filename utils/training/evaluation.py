@@ -13,9 +13,10 @@ from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix,
                            intersection_over_union, mean_iou)
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
-from utils.data.rasters import RGB, Image, Label
+from utils.data.polygons import open_area, open_label
+from utils.data.rasters import RGB, Image
 from utils.data.scene_table import matching_names, named
-from utils.data.scenes import check_same_size, encode_png, find_scenes, read_scene
+from utils.data.scenes import encode_png, find_scenes, read_scene
 from utils.data.tiles import SCENES
 from utils.inference.sliding_window import InferenceOptions, predict_strips, window_starts
 from utils.training.tensorboard import scalar_summary
@@ -127,28 +128,33 @@ def read_held_out(args, tile_set, window, batch_size):
 
 def _watched(scenes, tile_set, window, cost, seed):
     """(parts, whole) of a HeldOut: the scenes whole where `calls` calls of `batch_size` windows are
-    enough for them, else windows for so many calls. cost: (calls, batch_size)."""
+    enough for them, else windows for so many calls, of those that the area of interest meets.
+    cost: (calls, batch_size)."""
     calls, batch_size = cost
     most = calls * batch_size
     bands, stretch = (tile_set.noted_bands.get(name) for name in ("bands", "stretch"))
-    corners = []
+    options, corners, inside = tile_set.label_options, [], []
     for number, scene in enumerate(scenes):
         with Image(scene.image_path, bands or RGB, stretch) as image:
-            corners += [(number, top, left) for top in window_starts(image.height, window, 0)
-                        for left in window_starts(image.width, window, 0)]
+            area = open_area(image, options)
+            own = [(number, top, left) for top in window_starts(image.height, window, 0)
+                   for left in window_starts(image.width, window, 0)]
+            corners += own
+            inside += [corner for corner in own
+                       if area is None or area.covers(*corner[1:], window, window).any()]
     # A scene that is mapped whole fills its last call up.
     if sum(-(-count // batch_size) for count in Counter(n for n, *_ in corners).values()) <= calls:
-        return [read_scene(scene, tile_set.table, bands, stretch) for scene in scenes], True
-    if most < len(corners):
-        print(f"watching {most:,} of the {len(corners):,} windows of the held-out scenes")
-    most = min(most, len(corners))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(corners), most, replace=False))
+        return [read_scene(scene, tile_set.table, bands, stretch, options)
+                for scene in scenes], True
+    if most < len(inside):
+        print(f"watching {most:,} of the {len(inside):,} windows of the held-out scenes")
+    most = min(most, len(inside))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(inside), most, replace=False))
     parts = []
-    for number, own in itertools.groupby((corners[index] for index in chosen), lambda c: c[0]):
+    for number, own in itertools.groupby((inside[index] for index in chosen), lambda c: c[0]):
         scene = scenes[number]
         with (Image(scene.image_path, bands or RGB, stretch) as image,
-              Label(scene.label_path, tile_set.table) as label):
-            check_same_size(scene, (image.height, image.width), (label.height, label.width))
+              open_label(scene, image, tile_set.table, options) as label):
             size = min(window, image.height), min(window, image.width)
             parts += [(image.read(top, left, *size), label.read(top, left, *size))
                       for _, top, left in own]
