@@ -5,6 +5,7 @@
 """
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -15,6 +16,8 @@ import pandas as pd
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
 from utils.cli import error_line, run_script
 from utils.files import write_text
+from utils.data.polygons import (LabelInArea, LabelOptions, PolygonLabel, add_label_flags,
+                                 is_polygons, open_area)
 from utils.data.rasters import Label, check_same_place
 from utils.data.scenes import paired_files
 
@@ -251,15 +254,23 @@ def _size(labels):
     return " x ".join(map(str, labels.shape))
 
 
-def confusion_of_files(label_path, prediction_path, table):
-    """The confusion matrix of two files of ids or colours. Raises ValueError, OSError."""
+def confusion_of_files(label_path, prediction_path, table, options=LabelOptions()):
+    """The confusion matrix of two files of ids or colours, the label's also of polygons. Raises
+    ValueError, OSError."""
     matrix = np.zeros((len(table), len(table)), np.int64)
-    with Label(label_path, table) as label, Label(prediction_path, table.of_maps()) as prediction:
-        size, other = (f"{one.height} x {one.width}" for one in (label, prediction))
-        if size != other:
-            raise ValueError(f"{prediction_path}: {other} pixels (height x width), but "
-                             f"{label_path} has {size}; give two maps of one scene")
-        check_same_place(label, prediction)
+    with contextlib.ExitStack() as stack:
+        prediction = stack.enter_context(Label(prediction_path, table.of_maps()))
+        if is_polygons(label_path):
+            label = PolygonLabel(label_path, prediction, table, options)
+        else:
+            label = stack.enter_context(Label(label_path, table))
+            size, other = (f"{one.height} x {one.width}" for one in (label, prediction))
+            if size != other:
+                raise ValueError(f"{prediction_path}: {other} pixels (height x width), but "
+                                 f"{label_path} has {size}; give two maps of one scene")
+            check_same_place(label, prediction)
+        area = open_area(prediction, options)
+        label = LabelInArea(label, area) if area else label
         for top in range(0, label.height, ROWS_AT_ONCE):
             window = top, 0, min(ROWS_AT_ONCE, label.height - top), label.width
             matrix += confusion_matrix(label.read(*window), prediction.read(*window), len(table))
@@ -270,10 +281,12 @@ def main():
     parser = argparse.ArgumentParser(description="Score class maps against their labels.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--label", required=True, nargs="+", metavar="FILE",
-        help="class ids or colours; of several scenes as files or patterns ('a/*_mask.png')")
+        help="class ids, colours or polygons; of several scenes as files or patterns "
+        "('a/*_mask.png')")
     parser.add_argument("--prediction", required=True, nargs="+", metavar="FILE",
         help="class ids or colours; one for each of --label, or a pattern whose star stands for "
         "that of --label ('b/*_class.png')")
+    add_label_flags(parser.add_argument)
     parser.add_argument("--classes", default=DEFAULT_TABLE, metavar="FILE", help="class table")
     parser.add_argument("--csv", default=None, metavar="FILE",
         help="also save the table here and, of several scenes, that by scene as FILE_by_scene.csv")
@@ -284,7 +297,8 @@ def main():
     matrices, errors = {}, []
     for label, prediction in pairs.items():
         try:
-            matrices[label] = confusion_of_files(label, prediction, table)
+            matrices[label] = confusion_of_files(label, prediction, table,
+                                                 LabelOptions.of(arguments))
         except (ValueError, OSError) as error:
             if len(pairs) == 1:
                 raise

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
-                                 rare_class_corners, tiles_by_scene)
+                                 rare_class_corners, tiles_by_scene, with_valid_pixels)
 
 
 def test_every_crop_inside_the_scene_may_be_drawn_last_row_and_column_included():
@@ -85,3 +85,17 @@ def test_rare_class_crops_are_centred_on_their_class_and_keep_clear_of_validatio
     with pytest.raises(ValueError, match="no training scene has a labelled pixel"):
         rare_class_corners([np.full((80, 80), 255, np.uint8)], [np.ones((17, 17), bool)], 64,
                            random)
+
+
+def test_crops_with_a_valid_pixel_and_blocks_of_a_sparse_label():
+    label = np.full((300, 400), 255, np.uint8)
+    label[100:190, 200:330] = np.arange(130) // 26
+    label[7, 9] = 1
+    usable = with_valid_pixels(label, 16)
+    windows = np.lib.stride_tricks.sliding_window_view(label != 255, (16, 16))
+    np.testing.assert_array_equal(usable, windows.any(axis=(2, 3)))
+    blocks = choose_validation_tiles(label, 16, 0.2, np.random.default_rng(0), sparse=True)
+    # A fifth of the valid pixels, not of the scene, and enough crops with some are left.
+    assert 0.7 * 9.1 <= len(blocks) <= 9.2
+    allowed = allowed_corners(label.shape, blocks, 16)
+    assert allowed[usable].mean() >= .25

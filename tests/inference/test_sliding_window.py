@@ -179,3 +179,30 @@ def test_memory_does_not_grow_with_the_height():
     # How far the threads run ahead varies by a few batches; the scene holds as many as 250.
     a_batch = 2 * WINDOW * WINDOW * 3 * 4
     assert peak(8000) < peak(800) + 6 * a_batch
+
+
+@pytest.mark.parametrize("overlap", [0, .5])
+@pytest.mark.parametrize("blocks", [[(0, 0, 400, 300)], [(150, 200, 40, 30)], [(0, 0, 1, 1)],
+                                    [(399, 299, 1, 1), (130, 0, 20, 300)], []])
+def test_windows_without_data_are_not_computed_and_change_nothing(blocks, overlap):
+    scene, data = _scene(400, 300), np.zeros((400, 300), bool)
+    for top, left, rows, columns in blocks:
+        data[top:top + rows, left:left + columns] = True
+    options, batches = InferenceOptions(WINDOW, overlap=overlap, batch_size=4), []
+
+    def predict(images):
+        assert images.shape[0] == 4
+        batches.append(images)
+        return _window_mean(images)
+
+    def strips(has_data=None):
+        return np.concatenate([strip for _, strip in predict_strips(
+            _reader(scene), 400, 300, predict, options, has_data)])
+
+    whole = strips()
+    batches.clear()
+    np.testing.assert_array_equal(strips(_reader(data))[data], whole[data])
+    windows = [data[top:top + WINDOW, left:left + WINDOW].any()
+               for top in window_starts(400, WINDOW, overlap)
+               for left in window_starts(300, WINDOW, overlap)]
+    assert len(batches) == -(-max(1, sum(windows)) // 4)

@@ -119,7 +119,8 @@ class Polygons:
 
     def burn(self, window, ids, background):
         """uint8 [height, width] of window (top, left, height, width): ids [features] where a pixel's
-        centre lies in a feature, of several the last; elsewhere `background`."""
+        centre lies in a feature, of several the last; elsewhere `background`. (Whether an edge that
+        meets a centre to the last digit lies left or right of it is a matter of rounding.)"""
         top, left, height, width = window
         found = self._meeting(*window)
         if not len(found):
@@ -178,7 +179,8 @@ def class_ids(values, table, name):
         wrong = sorted((number for number, one in enumerate(ids) if one is None),
                        key=lambda number: -counts[number])
         shown = ", ".join(f"{'none' if pd.isna(found[number]) else repr(found[number])} "
-                          f"({counts[number]} polygons)" for number in wrong[:VALUES_SHOWN])
+                          f"({counts[number]} polygon{'s' * (counts[number] != 1)})"
+                          for number in wrong[:VALUES_SHOWN])
         more = f" and {len(wrong) - VALUES_SHOWN} more" if len(wrong) > VALUES_SHOWN else ""
         known = sorted(set(table.ids_of_values) - {ALL_OTHERS})
         raise ValueError(f"{name} is {shown}{more}, not in the class table "

@@ -42,6 +42,8 @@ def input_tags(image):
     tags = {"bands": " ".join(map(str, image.chosen_bands))}
     if image.stretch is not None:
         tags["stretch"] = ", ".join(f"{low:g} {high:g}" for low, high in image.stretch)
+    if image.area:
+        tags["aoi"] = os.path.basename(image.area.path)
     return tags
 
 
@@ -49,7 +51,8 @@ def describe(image):
     """Size and stretch of an open Image, for the screen."""
     stretch = input_tags(image).get("stretch")
     return (f"{image.height} x {image.width} pixels"
-            + (f", {image.dtype} stretched from {stretch}" if stretch else ""))
+            + (f", {image.dtype} stretched from {stretch}" if stretch else "")
+            + (f", only inside {image.area.path}" if image.area else ""))
 
 
 def find_complete(scene_paths):
