@@ -210,7 +210,9 @@ def test_a_crs_on_one_side_only(tmp_path, table):
 def test_polygons_that_miss_the_scene(tmp_path, table):
     far = [shapely.transform(one, lambda points: points + 50000) for one in draw_polygons()]
     beside = [shapely.box(*NORTH_UP * (-9, 9), *NORTH_UP * (-1, 0))]
-    for number, geometries in enumerate((far, beside)):
+    ring = shapely.box(-99, -99, 999, 999) - shapely.box(-1, -1, SIZE[1] + 1, SIZE[0] + 1)
+    around = [shapely.transform(ring, lambda points: np.stack(NORTH_UP * points.T, axis=-1))]
+    for number, geometries in enumerate((far, beside, around)):
         path = write_polygons(tmp_path / f"{number}.gpkg", geometries, id=[0] * len(geometries))
         assert refused(tmp_path, table, path).startswith(
             f"{number}.gpkg: none of its polygons lies on scene.tif; ")
