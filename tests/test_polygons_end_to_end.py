@@ -112,7 +112,7 @@ def test_an_area_of_interest_limits_tiles_and_is_noted(tmp_path, classes, monkey
         "attribute": "cover", "background": None, "aoi": "aoi.geojson"}
 
 
-def test_a_map_is_255_outside_the_area_and_windows_there_are_not_computed(call, tmp_path):  # noqa: F811
+def test_a_map_is_255_outside_and_windows_there_are_not_computed(call, tmp_path):  # noqa: F811
     scene = write_geotiff(tmp_path / "in" / "s.tif", samples_of(500, 700), crs=UTM, transform=GRID)
     label = write_vector(tmp_path / "in" / "s_class.geojson", areas((0, 0, 700, 500)), c=["green"])
     aoi = write_vector(tmp_path / "aoi.gpkg", areas((100, 90, 190, 160), (0, 470, 20, 500)),

@@ -1,5 +1,6 @@
 """The class table: ids, names, colours; colouring a map and reading one back."""
 
+import contextlib
 import functools
 import typing
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ IGNORE = 255
 # As a row's colour or value: all that no other row has.
 ALL_OTHERS = "*"
 DEFAULT_TABLE = "dataset/classes.csv"
+VALUES_SHOWN = 5  # in a message
 COLUMNS = ["id", "name", "colour"]
 
 
@@ -201,6 +203,51 @@ def decode_values(pixels, table, name):
                 f"ignore); {counts.sum()} pixels; correct the label or give its table with "
                 "--classes")
     return _look_up(pixels, table.ids_of_values, unknown)
+
+
+def decode_attribute(values, table, name):
+    """Values of an attribute of polygons, of any dtype [features] -> class ids uint8 [features].
+
+    Each is a name of the table or, as number or text, what `decode_values` takes. Raises ValueError
+    with the most frequent ones that are neither, and of how many polygons; `name` begins it.
+    """
+    def id_of_value(value):
+        if isinstance(value, str) and value.strip() in names:
+            return names[value.strip()]
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # no finite number
+            if int(float(value)) == float(value):
+                return known.get(int(float(value)), others)
+        return others
+
+    names, known = _ids_of_names(table), table.ids_of_values
+    others = known.get(ALL_OTHERS)
+    codes, found = pd.factorize(values, use_na_sentinel=False)
+    found = found.tolist()
+    ids = [id_of_value(value) for value in found]
+    if None in ids:
+        counts = sorted(((np.count_nonzero(codes == code), found[code]) for code, one
+                         in enumerate(ids) if one is None), key=lambda pair: -pair[0])
+        shown = ", ".join(f"{'none' if pd.isna(value) else repr(value)} ({count} polygon"
+                          f"{'s' * (count != 1)})" for count, value in counts[:VALUES_SHOWN])
+        more = len(counts) - VALUES_SHOWN
+        raise ValueError(f"{name} is {shown}{f' and {more} more' if more > 0 else ''}, not in the "
+                         f"class table ({', '.join(map(str, [*sorted(known), *table.names]))}); "
+                         "correct the polygons, choose another --label_attribute or give their "
+                         "table with --classes")
+    return np.array(ids, np.uint8)[codes]
+
+
+def id_of(text, table, name):
+    """The id of a class, given by id or name. Raises ValueError, which `name` begins."""
+    known = {str(number): number for number in (*range(len(table)), IGNORE)} | _ids_of_names(table)
+    if text not in known:
+        raise ValueError(f"{name} {text}: not in the class table; there are {', '.join(known)}")
+    return known[text]
+
+
+def _ids_of_names(table):
+    return {row.name: row.id for row in table.rows} | {
+        name: number for number, name in enumerate(table.names)}
 
 
 def _look_up(codes, ids, unknown):

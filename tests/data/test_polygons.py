@@ -9,8 +9,8 @@ from rasterio import Affine
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 
-from utils.classes import read_classes
-from utils.data.polygons import Area, LabelOptions, PolygonLabel, class_ids, open_label
+from utils.classes import decode_attribute, read_classes
+from utils.data.polygons import Area, LabelOptions, PolygonLabel, open_label
 from utils.data.rasters import Image, Raster
 from utils.data.scenes import Scene, find_scenes
 
@@ -126,15 +126,15 @@ def test_values_are_ids_names_and_the_values_of_the_table(tmp_path):
                     "255,cloud,#ffffff,0\n")
     table = read_classes(str(path))
     values = np.array(["land", "sea", "cloud", "11", "20.0", " sea "], object)
-    assert class_ids(values, table, "x").tolist() == [0, 1, 255, 0, 1, 1]
-    assert class_ids(np.array([10., 20, 0, 255]), table, "x").tolist() == [0, 1, 255, 255]
+    assert decode_attribute(values, table, "x").tolist() == [0, 1, 255, 0, 1, 1]
+    assert decode_attribute(np.array([10., 20, 0, 255]), table, "x").tolist() == [0, 1, 255, 255]
     with pytest.raises(ValueError, match=r"^x is 7 \(3 polygons\), 1 \(1 polygon\), not in the "):
-        class_ids(np.array([7, 10, 7, 7, 1]), table, "x")
+        decode_attribute(np.array([7, 10, 7, 7, 1]), table, "x")
     with pytest.raises(ValueError, match=r"'x' \(1 polygon\), none \(1 polygon\), not"):
-        class_ids(np.array(["x", None, "sea"], object), table, "x")
+        decode_attribute(np.array(["x", None, "sea"], object), table, "x")
     path.write_text(path.read_text() + "255,rest,*,*\n")
-    assert class_ids(np.array([7, 20, None], object), read_classes(str(path)), "x").tolist() == [
-        255, 1, 255]
+    table = read_classes(str(path))
+    assert decode_attribute(np.array([7, 20, None], object), table, "x").tolist() == [255, 1, 255]
 
 
 def test_a_scene_finds_its_polygons_and_nothing_else_of_theirs(tmp_path):
@@ -159,7 +159,8 @@ def test_an_area_of_interest_limits_labels_and_data(tmp_path, table):
         with open_label(scene, image, table, options) as label:
             ids = label.read(0, 0, *SIZE)
         image.area = Area(options.aoi, image)
-        np.testing.assert_array_equal(image.has_data(30, 20, 99, 70), (data & inside)[30:129, 20:90])
+        np.testing.assert_array_equal(image.has_data(30, 20, 99, 70),
+                                      (data & inside)[30:129, 20:90])
         assert not data.all()
     np.testing.assert_array_equal(ids != 255, inside)
     assert set(ids[inside]) == {1, 2}

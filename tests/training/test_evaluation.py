@@ -5,7 +5,9 @@ import types
 import cv2
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
+import shapely
 
 from conftest import class_table, write_tile_set
 
@@ -14,6 +16,7 @@ from utils.training.tensorboard import scalar_summary
 from utils.classes import colour_map, read_classes
 from utils.metrics import confusion_matrix
 from utils.inference.visualise import confusion_picture
+from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, write_png
 from utils.data.tiles import TileSet
 
@@ -155,7 +158,8 @@ def held_out_set(tmp_path, table):
         write_png(str(tmp_path / f"{number}_class.png"), label)
     args = types.SimpleNamespace(test_scene=["?"], origin=str(tmp_path), dataset="", seed=3,
                                  test_display=20)
-    return args, types.SimpleNamespace(table=table, noted_bands={}, training={}, held_out=[])
+    return args, types.SimpleNamespace(table=table, noted_bands={}, training={}, held_out=[],
+                                       label_options=LabelOptions())
 
 
 def test_few_held_out_scenes_are_watched_whole(held_out_set):
@@ -181,6 +185,18 @@ def test_of_more_a_fixed_sample_for_a_call_every_five_steps(held_out_set, capsys
         assert prediction.shape == label.shape
         np.testing.assert_array_equal(prediction, image[..., 0])
     assert calls == [4] * max(1, steps // 5)
+
+
+def test_of_an_area_of_interest_the_windows_that_it_meets(held_out_set, tmp_path):
+    args, tile_set = held_out_set
+    args.test_scene, args.test_display = ["1"], 5
+    area = shapely.to_wkb(np.array([shapely.box(40, 5, 50, 70)]))  # of columns and rows
+    pyogrio.raw.write(str(tmp_path / "a.gpkg"), area, [], [], geometry_type="Polygon", crs=None)
+    tile_set.label_options = LabelOptions(aoi=str(tmp_path / "a.gpkg"))
+    held_out = evaluation.read_held_out(args, tile_set, SIZE, 4)
+    assert [np.argwhere(label != 255).min(0).tolist() for _, label in held_out.parts] == [
+        [5, 8], [0, 8], [0, 8]]
+    assert [(label != 255).sum() for _, label in held_out.parts] == [270, 320, 60]
 
 
 def test_the_scenes_that_preprocess_noted_are_watched_without_a_flag(held_out_set, capsys):

@@ -8,7 +8,6 @@ import contextlib
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyogrio
 import shapely
 from rasterio import Affine
@@ -18,14 +17,13 @@ from rasterio.features import rasterize
 from rasterio.transform import array_bounds
 from rasterio.warp import transform, transform_bounds
 
-from utils.classes import ALL_OTHERS, IGNORE
+from utils.classes import IGNORE, decode_attribute, id_of
 from utils.data.rasters import (Label, check_readable, check_same_place, check_same_size,
                                 is_gdal_error)
 
 POLYGONS = (".gpkg", ".geojson", ".shp")
 # A scene's bounds in another CRS are found from points on its border, and so widened by this share.
 MARGIN = 0.01
-VALUES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ class Polygons:
         self._parts, self._features = shapely.get_parts(geometries, return_index=True)
         self._tree = shapely.STRtree(self._parts)
         if not len(self._meeting(0, 0, self.height, self.width, "intersects")):
-            raise ValueError(f"{path}: none of its polygons lies on {raster.path}; give the polygons "
-                             "of this scene, or check their CRS")
+            raise ValueError(f"{path}: none of its polygons lies on {raster.path}; give the "
+                             "polygons of this scene, or check their CRS")
 
     def _meeting(self, top, left, height, width, predicate=None):
         """Numbers of the parts that meet a window or, without predicate, whose bounds do."""
@@ -118,9 +116,9 @@ class Polygons:
         return np.sort(self._tree.query(window, predicate))
 
     def burn(self, window, ids, background):
-        """uint8 [height, width] of window (top, left, height, width): ids [features] where a pixel's
-        centre lies in a feature, of several the last; elsewhere `background`. (Whether an edge that
-        meets a centre to the last digit lies left or right of it is a matter of rounding.)"""
+        """uint8 [height, width] of window (top, left, height, width): ids [features] where a
+        pixel's centre lies in a feature, of several the last; elsewhere `background`. (On which side
+        of a centre an edge lies that meets it to the last digit is a matter of rounding.)"""
         top, left, height, width = window
         found = self._meeting(*window)
         if not len(found):
@@ -135,8 +133,9 @@ class PolygonLabel(Polygons):
 
     def __init__(self, path, raster, table, options):
         super().__init__(path, raster, options.attribute or "")
-        self._ids = class_ids(self.values, table, f"{path}: {options.attribute}")
-        self._background = _background_id(options.background, table)
+        self._ids = decode_attribute(self.values, table, f"{path}: {options.attribute}")
+        self._background = (IGNORE if options.background is None else
+                            id_of(options.background, table, "--label_background"))
 
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width]."""
@@ -165,55 +164,6 @@ class LabelInArea:
         return np.where(self._area.covers(top, left, height, width), ids, np.uint8(IGNORE))
 
 
-def class_ids(values, table, name):
-    """uint8 [features] of ids, names, or values of label files; '*' in the table has all others.
-
-    values: of an attribute, any dtype. Raises ValueError with the most frequent values that are
-    none of these and their numbers of polygons; `name` begins it.
-    """
-    codes, found = pd.factorize(values, use_na_sentinel=False)
-    found, others = found.tolist(), table.ids_of_values.get(ALL_OTHERS)
-    ids = [_class_id(value, table, others) for value in found]
-    if None in ids:
-        counts = np.bincount(codes, minlength=len(ids))
-        wrong = sorted((number for number, one in enumerate(ids) if one is None),
-                       key=lambda number: -counts[number])
-        shown = ", ".join(f"{'none' if pd.isna(found[number]) else repr(found[number])} "
-                          f"({counts[number]} polygon{'s' * (counts[number] != 1)})"
-                          for number in wrong[:VALUES_SHOWN])
-        more = f" and {len(wrong) - VALUES_SHOWN} more" if len(wrong) > VALUES_SHOWN else ""
-        known = sorted(set(table.ids_of_values) - {ALL_OTHERS})
-        raise ValueError(f"{name} is {shown}{more}, not in the class table "
-                         f"({', '.join(map(str, [*known, *table.names]))}); correct the polygons, "
-                         "choose another --label_attribute or give their table with --classes")
-    return np.array(ids, np.uint8)[codes]
-
-
-def _class_id(value, table, others):
-    if isinstance(value, str):
-        value = value.strip()
-        if value in (names := _ids_of_names(table)):
-            return names[value]
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # no number, or not finite
-        if (number := int(float(value))) == float(value):
-            return table.ids_of_values.get(number, others)
-    return others
-
-
-def _ids_of_names(table):
-    return {row.name: row.id for row in table.rows} | {
-        name: number for number, name in enumerate(table.names)}
-
-
-def _background_id(name, table):
-    """The id of --label_background. Raises ValueError."""
-    known = {str(number): number for number in (*range(len(table)), IGNORE)} | _ids_of_names(table)
-    if name is not None and name not in known:
-        raise ValueError(f"--label_background {name}: not in the class table; there are "
-                         f"{', '.join(known)}")
-    return known[name] if name is not None else IGNORE
-
-
 def _read(path, raster, attribute):
     """(geometries in the CRS of the raster, values of `attribute` or None), of the features that
     lie near it in the file's order."""
@@ -228,16 +178,19 @@ def _read(path, raster, attribute):
                              "which attribute holds the class is not said") + "; choose with "
                              f"--label_attribute among {', '.join(fields) or 'none'}")
         crs, to_scene = _placement(path, info["crs"], raster)
-        _, _, found, columns = pyogrio.raw.read(
+        _, numbers, found, columns = pyogrio.raw.read(
             path, layer=layer, columns=[attribute] if attribute else [], force_2d=True,
-            bbox=_bounds(raster, crs))
+            bbox=_bounds(raster, crs), return_fids=True)
         geometries = shapely.from_wkb(found)
     except (RuntimeError, shapely.GEOSException) as error:  # pyogrio's errors are the former
         raise ValueError(f"{path}: no readable polygons ({error}); export them again") from None
     if not info["features"]:
         raise ValueError(f"{path}: it holds no polygon; export it again")
-    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries))
-    geometries, values = geometries[there], columns[0][there] if attribute else None
+    # A GeoPackage's spatial index gives features in an order of its own. A GeoJSON has no index, and
+    # its numbers may be anything.
+    order = (np.argsort(numbers) if info["driver"] == "GPKG" else np.arange(len(numbers)))
+    order = order[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))[order]]
+    geometries, values = geometries[order], columns[0][order] if attribute else None
     _check_kinds(path, [shapely.GeometryType(kind).name.title()
                         for kind in np.unique(shapely.get_type_id(geometries))])
     geometries = shapely.transform(geometries, to_scene)
@@ -252,8 +205,8 @@ def _check_kinds(path, kinds):
     """Raises ValueError where a layer or its features are of other kinds than polygons."""
     others = [kind for kind in kinds if "Point" in kind or "Line" in kind or "Collection" in kind]
     if others:
-        raise ValueError(f"{path}: it holds {', '.join(others)}, not polygons alone; leave out what "
-                         "is none, or buffer it")
+        raise ValueError(f"{path}: it holds {', '.join(others)}, not polygons alone; leave out "
+                         "what is none, or buffer it")
 
 
 def _layer(path):
@@ -269,16 +222,16 @@ def _placement(path, crs, raster):
     """(CRS of the file or None, function from its coordinates [n, 2] to those of the scene)."""
     place = raster.georeference()
     if "gcps" in place:
-        raise ValueError(f"{raster.path}: control points place it, on which polygons cannot be laid;"
-                         " warp it first (gdalwarp)")
+        raise ValueError(f"{raster.path}: control points place it, on which polygons cannot be "
+                         "laid; warp it first (gdalwarp)")
     scene_crs = place.get("crs")
     try:
         crs = CRS.from_user_input(crs) if crs else None
     except CRSError as error:
         raise ValueError(f"{path}: its CRS is not known ({error}); assign it again") from None
     if scene_crs and not crs:
-        raise ValueError(f"{path}: it has no CRS, but {raster.path} has {scene_crs}; assign the one "
-                         "that its coordinates are in")
+        raise ValueError(f"{path}: it has no CRS, but {raster.path} has {scene_crs}; assign the "
+                         "one that its coordinates are in")
     if crs and not scene_crs:
         raise ValueError(f"{path}: its CRS is {crs}, but {raster.path} has none; georeference the "
                          "scene, or give polygons without CRS in pixels (column, row)")

@@ -204,8 +204,8 @@ def write_label_options(folder, options, dataset):
 
 
 def read_label_options(folder):
-    """The LabelOptions noted in `folder`, those of no flags where none are. Raises ValueError naming
-    the file."""
+    """The LabelOptions noted in `folder`, those of no flags where none are. Raises ValueError
+    naming the file."""
     path = os.path.join(folder, LABELS)
     try:
         with open(path, encoding="utf-8") as file:

@@ -131,8 +131,8 @@ def blend_windows(batches, height, width, options):
 def predict_strips(read, height, width, predict, options, has_data=None):
     """Yields (top, probabilities float32 [rows, width, classes]) of a scene, from the top down.
 
-    read, has_data: as for `window_batches`. predict: function from uint8 [batch, window, window, channels] to
-    probabilities float32 [batch, window, window, classes]. options: InferenceOptions.
+    read, has_data: as for `window_batches`. predict: function from uint8 [batch, window, window,
+    channels] to probabilities float32 [batch, window, window, classes]. options: InferenceOptions.
     Both are called from threads of their own, a few batches ahead of the strips.
     """
     with contextlib.closing(in_background(
