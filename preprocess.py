@@ -15,20 +15,20 @@ import cv2
 import numpy as np
 
 from utils.classes import read_classes
-from utils.cli import (above_zero, argument_parser, leave_on_signals, positive, probability,
-                       progress, run_script)
+from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, positive,
+                       probability, progress, run_script)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
-from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
-                                 rare_class_corners, tiles_by_scene)
+from utils.data.sampling import (AllowedCorners, choose_validation_tiles, rare_class_corners,
+                                 tiles_by_scene)
+from utils.data.scene_pixels import open_scenes
 from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
                                     write_scene_table)
-from utils.data.scenes import common_stretch, read_scene
+from utils.data.scenes import common_stretch
 from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
 
 TILES_AT_ONCE = 32
-MANY_SCENES = 50  # from so many on reading them shows a bar
 TRIAL_TILES = 32  # of so many the size is measured before any is written
 # First words of the random seeds, so that no two purposes ever draw the same numbers.
 FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
@@ -48,6 +48,9 @@ def parse_arguments(arguments=None):
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
         "98th percentile of all scenes together. By default three bands of 8 bits")
+    add("--memory", type=non_negative, default=4.0, metavar="GB",
+        help="scenes that take more than this together are read from disk tile by tile, as far as "
+        "they are TIFFs; the tiles do not depend on it")
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
     add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
@@ -90,22 +93,21 @@ def main():
     scenes = scenes_by_split(args)
     training, validation = scenes[TRAIN], scenes[VALIDATION]
     stretch = args.bands and common_stretch([scene.image_path for scene in training], args.bands)
-    images, labels = read_labelled(args, table, training + validation, stretch)
+    pixels = open_scenes(training + validation, table, (args.bands, stretch), args.tile_size,
+                         args.memory * 1e9)
     # Where validation scenes are given, the training scenes keep all their pixels.
-    blocks = [choose_validation_tiles(
-        label, args.tile_size, 0 if validation else args.validation_fraction,
-        random_for(FOR_VALIDATION, args.seed, scene))
-        for scene, label in enumerate(labels[:len(training)])]
-    plan = plan_crops(args, labels[:len(training)], blocks)
-    blocks += [whole_grid(label, args.tile_size) for label in labels[len(training):]]
+    blocks = [choose_validation_tiles(scene.label, 0 if validation else args.validation_fraction,
+                                      random_for(FOR_VALIDATION, args.seed, number))
+              for number, scene in enumerate(pixels[:len(training)])]
+    plan = plan_crops(args, pixels[:len(training)], blocks)
+    blocks += [whole_grid(scene.shape, args.tile_size) for scene in pixels[len(training):]]
 
     with replacing_tile_set(args.dataset) as folder:
         trial = np.unique(np.linspace(0, args.tiles - 1, TRIAL_TILES).astype(int)).tolist()
         check_free_space(args.dataset, args.tiles + sum(map(len, blocks)), [
-            cut_tile(number, args, images, labels, plan)[:2] for number in trial])
-        validation_tiles, validation_pixels = write_validation_tiles(folder, args, images, labels,
-                                                                     blocks)
-        training_tiles, training_pixels = write_training_tiles(folder, args, images, labels, plan)
+            cut_tile(number, args, pixels, plan)[:2] for number in trial])
+        validation_tiles, validation_pixels = write_validation_tiles(folder, args, pixels, blocks)
+        training_tiles, training_pixels = write_training_tiles(folder, args, pixels, plan)
         frequencies = class_frequencies(table, training_pixels, validation_pixels)
         write_lists(folder, [scene.name for scene in training + validation], training_tiles,
                     validation_tiles, frequencies, (args.bands, stretch))
@@ -130,53 +132,28 @@ def random_for(purpose, seed, index=0):
     return np.random.default_rng([purpose, seed, index])
 
 
-def read_labelled(args, table, scenes, stretch):
-    """(images, labels) of these scenes, each checked. Raises ValueError, OSError."""
-    images, labels = [], []
-    for scene in progress_of(scenes):
-        image, label = read_scene(scene, table, args.bands, stretch)
-        if min(label.shape) < args.tile_size:
-            raise ValueError(f"{scene.image_path}: {label.shape[0]} x {label.shape[1]} pixels "
-                             f"(height x width), smaller than a tile of {args.tile_size}; leave "
-                             "it out with --scenes or choose a smaller --tile_size")
-        images.append(image)
-        labels.append(label)
-    return images, labels
-
-
-def progress_of(scenes):
-    """The scenes one after the other, with a bar where there are many."""
-    if len(scenes) < MANY_SCENES:
-        yield from scenes
-        return
-    with progress(len(scenes), " scenes", "reading") as bar:
-        for scene in scenes:
-            yield scene
-            bar.update()
-
-
-def whole_grid(label, tile_size):
+def whole_grid(shape, tile_size):
     """Corners int [tiles, 2] of the tiles that cover a validation scene; its last row and column
     are shifted inward to end with it."""
-    rows, columns = (window_starts(length, tile_size, 0) for length in label.shape)
+    rows, columns = (window_starts(length, tile_size, 0) for length in shape)
     return np.array([(row, column) for row in rows for column in columns])
 
 
-def plan_crops(args, labels, blocks):
-    """What every tile's crop is drawn from: (scene of each tile, allowed corners by scene,
-    corners and probabilities of the rare-class crops or None)."""
-    areas = [label.size if args.crops_per_scene == "area" else 1 for label in labels]
+def plan_crops(args, pixels, blocks):
+    """What every tile's crop is drawn from: (scene of each tile, AllowedCorners by scene, corners
+    and probabilities of the rare-class crops or None)."""
+    areas = [np.prod(scene.shape) if args.crops_per_scene == "area" else 1 for scene in pixels]
     scenes = tiles_by_scene(areas, args.tiles, random_for(FOR_SHARES, args.seed))
-    allowed = [allowed_corners(label.shape, corners, args.tile_size)
-               for label, corners in zip(labels, blocks)]
+    allowed = [AllowedCorners(scene.shape, corners, args.tile_size)
+               for scene, corners in zip(pixels, blocks)]
     rare = None
     if args.rare_class_weight:
-        rare = rare_class_corners(labels, allowed, args.tile_size,
+        rare = rare_class_corners([scene.label for scene in pixels], allowed,
                                   random_for(FOR_RARE_CLASSES, args.seed))
     return scenes, allowed, rare
 
 
-def cut_tile(number, args, images, labels, plan):
+def cut_tile(number, args, pixels, plan):
     """Training tile `number`: (image, label, (scene, row, column, augmentations))."""
     scenes, allowed, rare = plan
     random = random_for(FOR_TILES, args.seed, number)
@@ -185,53 +162,51 @@ def cut_tile(number, args, images, labels, plan):
         scene, row, column = random.choice(corners[random.choice(len(corners), p=shares)])
     else:
         scene = scenes[number]
-        row, column = draw_corner(allowed[scene], random)
-    window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
+        row, column = allowed[scene].draw(random)
     probabilities = {name: getattr(args, name) for name in AUGMENTATIONS}
-    image, label, done = augment(images[scene][window], labels[scene][window], probabilities,
-                                 args.gamma_range, random)
+    image, label, done = augment(*pixels[scene].read((row, column), args.tile_size),
+                                 probabilities, args.gamma_range, random)
     return image, label, (int(scene), int(row), int(column), done)
 
 
-def write_validation_tiles(folder, args, images, labels, blocks):
+def write_validation_tiles(folder, args, pixels, blocks):
     """Writes every validation tile as it is: (rows of its list, pixels by label value [256])."""
-    rows, pixels = [], np.zeros(256, np.int64)
+    rows, counts = [], np.zeros(256, np.int64)
     for scene, corners in enumerate(blocks):
-        for row, column in corners.tolist():
-            window = np.s_[row:row + args.tile_size, column:column + args.tile_size]
-            label = labels[scene][window]
-            files = write_tile(folder, "validation", len(rows), images[scene][window], label)
-            rows.append((*files, scene, row, column, ""))
-            pixels += np.bincount(label.ravel(), minlength=256)
-    return rows, pixels
+        for corner in corners.tolist():
+            image, label = pixels[scene].read(corner, args.tile_size)
+            files = write_tile(folder, "validation", len(rows), image, label)
+            rows.append((*files, scene, *corner, ""))
+            counts += np.bincount(label.ravel(), minlength=256)
+    return rows, counts
 
 
-def write_training_tiles(folder, args, images, labels, plan):
-    """Writes all training tiles from worker threads: (rows of their list, pixels [256]).
+def write_training_tiles(folder, args, pixels, plan):
+    """Writes all training tiles from worker threads: (rows of their list, pixels by value [256]).
 
     OpenCV, zlib and files leave the interpreter's lock, so threads fill the cores.
     """
     def write_some_tiles(start):
-        rows, pixels = [], np.zeros(256, np.int64)
+        rows, counts = [], np.zeros(256, np.int64)
         for number in range(start, min(start + TILES_AT_ONCE, args.tiles)):
-            image, label, crop = cut_tile(number, args, images, labels, plan)
+            image, label, crop = cut_tile(number, args, pixels, plan)
             rows.append((*write_tile(folder, "train", number, image, label), *crop))
-            pixels += np.bincount(label.ravel(), minlength=256)
-        return rows, pixels
+            counts += np.bincount(label.ravel(), minlength=256)
+        return rows, counts
 
-    rows, pixels = [], np.zeros(256, np.int64)
+    rows, counts = [], np.zeros(256, np.int64)
     pool = ThreadPoolExecutor(args.workers)
     try:
         with progress(args.tiles, " tiles", "tiles") as bar:
-            for some_rows, counts in pool.map(write_some_tiles,
-                                              range(0, args.tiles, TILES_AT_ONCE)):
+            for some_rows, some_counts in pool.map(write_some_tiles,
+                                                   range(0, args.tiles, TILES_AT_ONCE)):
                 rows += some_rows
-                pixels += counts
+                counts += some_counts
                 bar.update(len(some_rows))
     finally:
         # After a failure or Ctrl-C only what a thread has begun is finished.
         pool.shutdown(cancel_futures=True)
-    return rows, pixels
+    return rows, counts
 
 
 if __name__ == "__main__":

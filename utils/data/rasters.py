@@ -36,6 +36,8 @@ SHIFT_ALLOWED = 0.1
 STRETCH_PERCENTILES = (2, 98)
 # ... estimated from about so many pixels a side of the scene.
 SAMPLED_SIDE = 1024
+# Pixels of a strip, where a pass over a whole raster goes strip by strip.
+STRIP_PIXELS = 1 << 22
 
 
 def is_gdal_error(error):
@@ -72,6 +74,9 @@ class Raster:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         if self.is_tiff:
             self._dataset.close()
 
@@ -146,6 +151,30 @@ class Raster:
             raise _broken(self.path) from None
 
 
+def strips(height, width, multiple=None):
+    """(top, rows) of strips down a raster, of STRIP_PIXELS at most but one row at least; none has
+    both sides of a multiple of `multiple` rows."""
+    most = max(1, STRIP_PIXELS // width)
+    for start in range(0, height, multiple or height):
+        end = min(start + (multiple or height), height)
+        for top in range(start, end, most):
+            yield top, min(most, end - top)
+
+
+def read_strips(source, multiple=None):
+    """(top, pixels) of the `strips` of what has height, width and read. Where a pixel of a strip
+    cannot be decoded, the ValueError says which rows are meant."""
+    for top, rows in strips(source.height, source.width, multiple):
+        try:
+            pixels = source.read(top, 0, rows, source.width)
+        except ValueError as error:
+            if rows == source.height:
+                raise
+            raise ValueError(f"{error} (rows {top} to {top + rows - 1}; those below were not "
+                             "looked at)") from None
+        yield top, pixels
+
+
 def check_same_place(raster, other):
     """Raises ValueError, saying by how much, where two Rasters of one size are both georeferenced
     and do not lie on each other to SHIFT_ALLOWED of a pixel. `other` takes the blame."""
@@ -218,6 +247,10 @@ class Image(Raster):
             data &= np.isfinite(samples).all(axis=-1)
         return data
 
+    def again(self):
+        """The same image open once more."""
+        return Image(self.path, self.chosen_bands, self.stretch)
+
     def sampled_data(self):
         """float64 [pixels, bands]: samples from all over the scene, without nodata."""
         samples, data = self.sample(self.chosen_bands)
@@ -233,15 +266,37 @@ def percentile_stretch(samples):
 
 
 class Label(Raster):
-    """A label open for reading as class ids; table: the ClassTable that it follows."""
+    """A label open for reading as class ids; table: the ClassTable that it follows.
 
-    def __init__(self, path, table):
+    by_colours: whether its palette's colours decide, and not the values; None finds out.
+    """
+
+    def __init__(self, path, table, by_colours=None):
         super().__init__(path)
         self._table = table
         if self.bands > 1 and (self.dtype != np.uint8 or self.bands < 3):
             raise ValueError(f"{path}: {self.bands} bands of {self.dtype}; a label has one band of "
                              "class ids or three of 8-bit colours")
-        self._palette = self.palette()
+        palette = self.palette()
+        if palette is not None and by_colours is None:
+            by_colours = self._knows_colours(palette)
+        self._palette = palette if by_colours else None
+
+    def _knows_colours(self, palette):
+        """Whether the table has all colours that occur. Palettes come in any order, so these decide
+        then: for all windows alike, so that the whole label is looked at."""
+        used = np.zeros(256, bool)
+        for top, rows in strips(self.height, self.width):
+            used |= np.bincount(self.samples(top, 0, rows, self.width, (1,)).ravel(),
+                                minlength=256) > 0
+        with contextlib.suppress(ValueError):
+            decode_colours(palette[used], self._table, self.path)
+            return True
+        return False
+
+    def again(self):
+        """The same label open once more."""
+        return Label(self.path, self._table, self._palette is not None)
 
     def read(self, top, left, height, width):
         """Class ids uint8 [height, width] from ids or colours. Raises ValueError where one is
@@ -251,9 +306,7 @@ class Label(Raster):
                                   self.path)
         pixels = self.samples(top, left, height, width, (1,))[..., 0]
         if self._palette is not None:
-            # Palettes come in any order, so their colours decide where the table knows them.
-            with contextlib.suppress(ValueError):
-                return decode_colours(self._palette[pixels], self._table, self.path)
+            return decode_colours(self._palette[pixels], self._table, self.path)
         return decode_values(pixels, self._table, self.path)
 
 

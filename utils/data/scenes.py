@@ -164,16 +164,16 @@ def read_image(path, bands=None, stretch=None):
     Without `bands` only samples of 8 bits are taken; with them as for utils.data.rasters.Image.
     """
     with Image(path, bands or RGB, stretch) as image:
-        return _read_whole(image, bands)
+        _check_depth(image, bands)
+        return image.read(0, 0, image.height, image.width)
 
 
-def _read_whole(image, bands):
-    """All of an open Image; without `bands` it must be of 8 bits."""
+def _check_depth(image, bands):
+    """Raises ValueError where an Image that no `bands` were named of is not of 8 bits."""
     if not bands and image.dtype != np.uint8:
         raise ValueError(f"{image.path}: {image.bands} band(s) of {image.dtype}; a scene needs "
                          "three bands (red, green, blue) of 8 bits, so convert it first or, of a "
                          "GeoTIFF, name three with --bands")
-    return image.read(0, 0, image.height, image.width)
 
 
 def read_label(path, table):
@@ -187,6 +187,13 @@ def read_scene(scene, table, bands=None, stretch=None):
 
     bands, stretch: as for `read_image`; without them the image is RGB.
     """
+    with open_scene(scene, table, bands, stretch) as parts:
+        return tuple(part.read(0, 0, part.height, part.width) for part in parts)
+
+
+@contextlib.contextmanager
+def open_scene(scene, table, bands=None, stretch=None):
+    """Gives (Image, Label) of a labelled scene, which lie on each other; as for `read_scene`."""
     if scene.label_path is None:
         raise FileNotFoundError(f"{scene.image_path}: its label {scene.name}{LABEL_SUFFIX}.png is "
                                 "missing; put it beside the image")
@@ -194,7 +201,8 @@ def read_scene(scene, table, bands=None, stretch=None):
           Label(scene.label_path, table) as label):
         check_same_size(scene, (image.height, image.width), (label.height, label.width))
         check_same_place(image, label)
-        return _read_whole(image, bands), label.read(0, 0, label.height, label.width)
+        _check_depth(image, bands)
+        yield image, label
 
 
 def common_stretch(paths, bands):
