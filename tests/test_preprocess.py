@@ -197,3 +197,24 @@ def test_16_bit_scenes_of_many_bands_are_stretched_together(tmp_path, draw_scene
 
 def test_scenes_of_8_bits_need_no_bands(tile_set):
     assert read_bands(str(tile_set)) == {}
+
+
+def test_scenes_on_disk_give_the_tiles_that_scenes_in_memory_give(small_dataset):
+    origin = small_dataset / "origin"
+    for path in list(origin.iterdir()):
+        with rasterio.open(path) as png, rasterio.open(
+                path.with_suffix(".tif"), "w", driver="GTiff", dtype="uint8", tiled=True,
+                count=png.count, height=png.height, width=png.width, compress="deflate") as tiff:
+            tiff.write(png.read())
+        if path.stem != "2_class":  # what can only be decoded whole
+            path.unlink()
+    (origin / "2_class.tif").unlink()
+    flags = (*FLAGS, "--origin", origin, "--tiles", 120, "--rare_class_weight", .5)
+    names = {}
+    for memory in (4, 0):
+        folder = small_dataset / f"memory {memory}"
+        result = run_preprocess(folder, *flags, "--memory", memory)
+        assert (result.returncode, result.stderr) == (0, "")
+        names[memory] = files_below(folder)
+    assert names[0] == names[4] and len(names[0]) > 2 * 120
+    assert same_content(small_dataset / "memory 4", small_dataset / "memory 0", names[0])
