@@ -5,31 +5,38 @@ Run as: python -m benchmarks.large_training_scene --image dataset/demo/origin/5.
 
 A pair of GeoTIFFs (scene and label, tiled, deflate) is made of one smaller scene again and again.
 The share --filled of the rows of blocks has pixels; the rest is sparse: it takes no space on disk
-and reads as 0. preprocess.py cuts the same tiles of it twice a round, in turns: window by window
-(--memory 0) and with all pixels in memory, which takes four bytes a pixel of RAM.
+and reads as 0.
 
-Tiles per second are those of the training tiles, from the first file to the last: opening, passes
-over the label and validation tiles do not count. Peaks are the kernel's (ru_maxrss). The ratio is
-the median of each round's.
+The peak is the kernel's (ru_maxrss), of one whole call of preprocess.py with validation blocks and
+rare-class crops. For the speed one process has the scene both ways, window by window from disk and
+in memory (four bytes of RAM a pixel), and they take turns at cutting and writing the same tiles
+with preprocess.py's functions, a share of the tiles a round. Opening and passes over the label do
+not count. The ratio is the median of each round's; the CPU time says more where the machine is not
+free.
 """
 
 import argparse
-import filecmp
-import glob
+import contextlib
+import io
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
+import time
 
 import numpy as np
+import pandas as pd
 import rasterio
 from rasterio.windows import Window
 
+import preprocess
 from benchmarks.large_scene import peak_of
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.cli import part_above_0, positive, run_script
+from utils.data.scene_pixels import open_scenes
+from utils.data.scene_table import TRAIN, scenes_by_split
 from utils.data.scenes import Scene, read_scene
+from utils.data.tiles import FOLDERS
 
 BLOCK = 256
 ALLOWED_GB, ALLOWED_RATIO = 1.5, 0.6
@@ -55,11 +62,40 @@ def write_pair(folder, scene, side, filled):
                 file.write(part[:, rows][..., columns], window=Window(0, top, side, len(rows)))
 
 
-def tiles_per_second(dataset):
-    """Of the training tiles in `dataset`, from the first file to the last."""
-    paths = glob.glob(os.path.join(dataset, "train", "*", "*.png"))
-    times = [os.stat(path).st_mtime for path in paths]
-    return (len(paths) // 2 - 1) / (max(times) - min(times))
+def compare_speed(flags, rounds, folder):
+    """Prints tiles/s and CPU time of both ways, and the ratio. flags: of preprocess.py."""
+    args = preprocess.parse_arguments(flags)
+    table = read_classes(args.classes)
+    training = scenes_by_split(args)[TRAIN]
+    with contextlib.redirect_stdout(io.StringIO()):  # bars
+        ways = {way: open_scenes(training, table, (None, None), args.tile_size, memory)
+                for way, memory in (("by window", 0), ("in memory", np.inf))}
+        plan = preprocess.plan_crops(args, ways["in memory"], [np.empty((0, 2), int)])
+    args.tiles //= rounds
+    rows = []
+    for number in range(rounds):
+        part = plan[0][number * args.tiles:], *plan[1:]
+        # Other crops in each round; who comes first changes.
+        args.seed = number
+        for way in list(ways)[::1 - 2 * (number % 2)]:
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                for name in FOLDERS:
+                    os.makedirs(os.path.join(out, name))
+                start, used = time.perf_counter(), time.process_time()
+                with contextlib.redirect_stdout(io.StringIO()):
+                    _, counts = preprocess.write_training_tiles(out, args, ways[way], part)
+                rows.append((number, way, args.tiles / (time.perf_counter() - start),
+                             1000 * (time.process_time() - used) / args.tiles, counts))
+            os.sync()  # what one way wrote is not written out on the other's time
+    rates = pd.DataFrame(rows, columns=["round", "way", "tiles/s", "CPU ms a tile", "counts"])
+    print(rates.groupby("way")[["tiles/s", "CPU ms a tile"]].median().round(2).to_string())
+    rates = rates.pivot(index="round", columns="way")
+    same = all(map(np.array_equal, *(rates["counts"][way] for way in ways)))
+    ratio = rates["tiles/s"]["by window"] / rates["tiles/s"]["in memory"]
+    print(f"by window: {ratio.median():.2f} of the tiles/s in memory ({ratio.min():.2f} to "
+          f"{ratio.max():.2f}; at least {ALLOWED_RATIO}: "
+          f"{'kept' if ratio.median() >= ALLOWED_RATIO else 'MISSED'}); classes of the tiles "
+          f"{'equal' if same else 'DIFFER'}", flush=True)
 
 
 def main():
@@ -73,49 +109,38 @@ def main():
     parser.add_argument("--tiles", type=positive, default=2000)
     parser.add_argument("--tile_size", type=positive, default=256)
     parser.add_argument("--rare_class_weight", default="0.2", metavar="SHARE")
-    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--rounds", type=positive, default=10)
     parser.add_argument("--folder", default=None, help="for temporary files; the system's if None")
     arguments = parser.parse_args()
     label = os.path.splitext(arguments.image)[0] + "_class.png"
-    ways = {"by window": ["--memory", "0"], "in memory": ["--memory", "1000"]}
-    peaks, rates = {way: [] for way in ways}, {way: [] for way in ways}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         origin = os.path.join(folder, "origin")
         os.mkdir(origin)
         # In a process of its own, since a measured one's peak starts at this one's.
-        writer = multiprocessing.Process(target=write_pair, args=(
-            origin, Scene("1", arguments.image, label), arguments.size, arguments.filled))
-        writer.start()
-        writer.join()
-        if writer.exitcode:
-            raise ValueError(f"{arguments.image}: the large scene could not be made of it")
+        run_apart(write_pair, origin, Scene("1", arguments.image, label), arguments.size,
+                  arguments.filled)
         size = sum(entry.stat().st_size for entry in os.scandir(origin)) / 1e9
         print(f"{arguments.size} x {arguments.size} pixels, {arguments.filled:.0%} of the rows of "
               f"blocks filled, {size:.2f} GB on disk; {arguments.tiles} tiles of "
               f"{arguments.tile_size}, --rare_class_weight {arguments.rare_class_weight}",
               flush=True)
-        for number in range(arguments.rounds):
-            # Who comes first changes from round to round.
-            for way in list(ways)[::1 - 2 * (number % 2)]:
-                dataset = os.path.join(folder, way)
-                flags = ["--dataset", dataset, "--images", os.path.join(origin, "1.tif"),
-                         "--labels", os.path.join(origin, "1_class.tif"), "--tiles",
-                         arguments.tiles, "--tile_size", arguments.tile_size,
-                         "--rare_class_weight", arguments.rare_class_weight, *ways[way]]
-                peak, seconds = peak_of([sys.executable, "preprocess.py", *map(str, flags)])
-                peaks[way].append(peak)
-                rates[way].append(tiles_per_second(dataset))
-                print(f"{way}: peak {peak:.2f} GB, {rates[way][-1]:.1f} tiles/s, {seconds:.0f} s "
-                      "in all", flush=True)
-        lists = [os.path.join(folder, way, "train") for way in ways]
-        same = not any(filecmp.dircmp(*(os.path.join(path, part) for path in lists)).diff_files
-                       for part in ("images", "labels"))
-    ratio = statistics.median(a / b for a, b in zip(*rates.values()))
-    peak = max(peaks["by window"])
-    print(f"by window: peak {peak:.2f} GB (at most {ALLOWED_GB}: "
-          f"{'kept' if peak < ALLOWED_GB else 'MISSED'}), {ratio:.2f} of the tiles/s in memory (at "
-          f"least {ALLOWED_RATIO}: {'kept' if ratio >= ALLOWED_RATIO else 'MISSED'}); the tiles "
-          f"are {'the same' if same else 'OTHERS'}")
+        flags = ["--dataset", os.path.join(folder, "tiles"), "--images",
+                 os.path.join(origin, "1.tif"), "--labels", os.path.join(origin, "1_class.tif"),
+                 "--tiles", str(arguments.tiles), "--tile_size", str(arguments.tile_size),
+                 "--rare_class_weight", arguments.rare_class_weight]
+        peak, seconds = peak_of([sys.executable, "preprocess.py", *flags, "--memory", "0"])
+        print(f"preprocess.py: peak {peak:.2f} GB (at most {ALLOWED_GB}: "
+              f"{'kept' if peak < ALLOWED_GB else 'MISSED'}), {seconds:.0f} s in all", flush=True)
+        run_apart(compare_speed, flags, arguments.rounds, folder)
+
+
+def run_apart(function, *arguments):
+    """Calls it in a process of its own, which must succeed."""
+    process = multiprocessing.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise ValueError(f"{function.__name__}: ended with status {process.exitcode}")
 
 
 if __name__ == "__main__":
