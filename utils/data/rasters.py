@@ -18,6 +18,7 @@ import numpy as np
 os.environ.setdefault("GDAL_CACHEMAX", "256")
 import rasterio  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.env import hasenv  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
@@ -141,10 +142,12 @@ class Raster:
 
     @contextlib.contextmanager
     def _reading(self):
-        # The environment turns GDAL's messages into Python's, in whichever thread reads.
+        # The environment turns GDAL's messages into Python's, in whichever thread reads. A thread
+        # keeps its own: to make one takes as long as to read a small window.
         try:
-            with rasterio.Env():
-                yield
+            if not hasenv():
+                rasterio.Env().__enter__()
+            yield
         except Exception as error:
             if not is_gdal_error(error):
                 raise
