@@ -111,7 +111,7 @@ def test_splicing_is_the_originals(call, logs, tmp_path, draw_scene):
 
 def test_map_pictures_and_scores(call, scene, capsys):
     out = call("--image", scene[0], "--label", scene[1], "--rotations", 1, "--batch_size", 3)
-    assert sorted(os.listdir(out)) == ["5_class.png", "5_colour.png", "5_confusion.json",
+    assert sorted(os.listdir(out)) == ["5_area.csv", "5_class.png", "5_colour.png", "5_confusion.json",
                                        "5_confusion.png", "5_overlay.png", "5_scores.csv"]
     label, classes = read_label(scene[1], TABLE), read_label(str(out / "5_class.png"), TABLE)
     assert classes.shape == label.shape
