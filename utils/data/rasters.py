@@ -106,7 +106,8 @@ class Raster:
         return colours
 
     def georeference(self):
-        """crs, transform and ground control points as rasterio's arguments, where there are any."""
+        """crs, transform or ground control points, and RPCs as rasterio's arguments, where there
+        are any."""
         if not self.is_tiff:
             return {}
         found = {"crs": self._dataset.crs, "transform": self._dataset.transform}
@@ -114,6 +115,8 @@ class Raster:
         if points:
             found |= {"gcps": points, "crs": points_crs}
             del found["transform"]
+        if self._dataset.rpcs:
+            found["rpcs"] = self._dataset.rpcs
         return found
 
     def sample(self, bands):

@@ -7,10 +7,13 @@ import shutil
 
 import numpy as np
 import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from utils.classes import IGNORE, colour_map
-from utils.files import replacing
+from utils.files import replacing, write_bytes
+from utils.inference.category_names import category_names
 from utils.inference.map_form import (PROBABILITY_STEPS, MapForm, area_in_pixels,
                                       length_in_pixels)
 from utils.inference.polygonize import merged_strips, write_polygons
@@ -101,10 +104,10 @@ def writing_map(paths, image, table, tags, form=MapForm()):
             write_classes = stack.enter_context(_writing_png(paths["class"]))
         else:
             write_classes = stack.enter_context(_writing_geotiff(
-                paths["class"], image, 1, tags, table=table))
+                paths["class"], image, 1, tags, table=table, cog=form.cog))
         write_steps = {
             key: stack.enter_context(_writing_geotiff(paths[key], image, len(names), tags,
-                                                      names=names))
+                                                      names=names, cog=form.cog))
             for key, names in (("probabilities", table.names), ("confidence", ("confidence",)))
             if key in paths}
         pictures = _Pictures(image, table)
@@ -176,12 +179,12 @@ def _writing_png(path):
 
 
 @contextlib.contextmanager
-def _writing_geotiff(path, image, bands, tags, table=None, names=()):
+def _writing_geotiff(path, image, bands, tags, table=None, names=(), cog=False):
     """Gives a function that writes the next rows, uint8 [rows, width] or [rows, width, bands].
 
-    Of the size and place of `image`; tiled and deflated, nodata 255; whole or not at all. bands:
-    how many. table: ClassTable for the colours of a class map. names: of the bands, which then hold
-    probabilities. Raises OSError naming `path`.
+    Of the size and place of `image`; tiled and deflated, with overviews, nodata 255; whole or not
+    at all. bands: how many. table: ClassTable for the colours of a class map. names: of the bands,
+    which then hold probabilities. cog: as a Cloud-Optimized GeoTIFF. Raises OSError naming `path`.
     """
     with replacing(path) as temporary:
         try:
@@ -202,9 +205,19 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
                 rows = _BlockRows(dataset)
                 yield rows.write
                 rows.write_rest()
+                if not cog:
+                    with without_stderr():
+                        dataset.build_overviews(_overview_factors(image), Resampling.nearest)
             finally:
                 with without_stderr():
                     dataset.close()
+            if cog:  # whose order of parts GDAL can only write from a whole file
+                with replacing(temporary) as ordered, without_stderr():
+                    rasterio.shutil.copy(
+                        temporary, ordered, driver="COG", compress="deflate", blocksize=BLOCK,
+                        overview_resampling="nearest", bigtiff="if_safer")
+            if table is not None:
+                write_bytes(path + ".aux.xml", category_names(table))
         except Exception as error:
             if not is_gdal_error(error):
                 raise
@@ -213,6 +226,14 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
             raise OSError(f"{path}: could not be written "
                           f"({'No space left on device' if is_full else error}); free some space "
                           "or choose another folder") from None
+
+
+def _overview_factors(image):
+    """2, 4, ... until the whole scene fits into a block."""
+    side, factors = max(image.height, image.width), []
+    while side > BLOCK * 2 ** len(factors):
+        factors.append(2 ** (len(factors) + 1))
+    return factors
 
 
 class _BlockRows:

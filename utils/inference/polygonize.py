@@ -16,8 +16,6 @@ from utils.files import replacing
 from utils.inference.area_table import pixel_areas
 from utils.inference.map_form import PROBABILITY_STEPS
 
-# A map without a place has a layer without a CRS.
-warnings.filterwarnings("ignore", "'crs' was not provided")
 # Bytes of a map are worked on in parts of about so many pixels.
 PIXELS_AT_ONCE = 1 << 23
 
@@ -145,6 +143,8 @@ def write_polygons(path, classes, confidence, image, table, tolerance=None):
     is_json = path.endswith(".geojson")
     with replacing(path) as temporary:
         try:
+            # A map without a place has a layer without a CRS, of which pyogrio warns.
+            warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
                 temporary, shapely.to_wkb(polygons), list(fields.values()), list(fields), crs=crs,
                 layer="classes", driver="GeoJSON" if is_json else "GPKG", geometry_type="Polygon",
