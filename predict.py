@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, counted, error_line, leave_on_signals, part_of,
                        positive, progress, run_script, scale, share)
-from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
+from utils.data.rasters import RGB, Image, Label, check_same_place, is_tiff
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes
@@ -56,8 +56,9 @@ def parse_arguments(arguments=None):
 
     add = parser.add_argument_group("scenes").add_argument
     add("--image", nargs="+", metavar="FILE",
-        help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); by default "
-        "--test_scene, from --origin or, where it is not, from test/ in --dataset")
+        help="scenes to map, also as patterns ('folder/*.tif', which leave labels out) and on "
+        "servers (https://, s3://, /vsi...); by default --test_scene, from --origin or, where it "
+        "is not, from test/ in --dataset")
     add("--label", nargs="+", default=(), metavar="FILE",
         help="labels of --image, as class ids or colours, to score the maps against: one for each, "
         "or a pattern whose star stands for that of --image ('tiles/*_mask.png')")
@@ -256,7 +257,7 @@ def find_scenes_to_map(args, settings):
 
 
 def output_paths(folder, form, scene):
-    return map_paths(folder, scene.name, scene.image_path.lower().endswith(TIFF), form,
+    return map_paths(folder, scene.name, is_tiff(scene.image_path), form,
                      scores=scene.label_path is not None)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 # Tiles that GDAL holds, in megabytes; its own default is a share of the machine's memory. Read
 # from the environment, since rasterio's own settings hold for one thread only.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
+from utils.data.remote import is_remote, reading_failed  # noqa: E402  (before rasterio)
 import rasterio  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
@@ -43,6 +44,11 @@ def is_gdal_error(error):
     return type(error).__module__.split(".")[0] == "rasterio"
 
 
+def is_tiff(path):
+    """Whether GDAL reads it, window by window: TIFFs, and all that lies on a server."""
+    return is_remote(path) or path.lower().endswith(TIFF)
+
+
 class Raster:
     """A raster open for reading; any thread may read. Use it in a `with` statement.
 
@@ -53,9 +59,10 @@ class Raster:
     def __init__(self, path):
         self.path = path
         self._lock = threading.Lock()
-        self.is_tiff = path.lower().endswith(TIFF)
+        self.is_tiff = is_tiff(path)
         if self.is_tiff:
-            _check_readable(path)
+            if not is_remote(path):
+                _check_readable(path)
             with self._reading():
                 self._dataset = rasterio.open(path)
             self.height, self.width, self.bands = (
@@ -146,7 +153,8 @@ class Raster:
         except Exception as error:
             if not is_gdal_error(error):
                 raise
-            raise _broken(self.path) from None
+            raise (reading_failed(self.path, error) if is_remote(self.path)
+                   else _broken(self.path)) from None
 
 
 def check_same_place(raster, other):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from utils.files import write_bytes
+from utils.data.remote import file_name, is_remote
 from utils.data.rasters import RGB, Image, Label, check_same_place, percentile_stretch
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -77,9 +78,9 @@ def scenes_of(names, labels=()):
     for path, label in pairs.items():
         if path in label_paths - {label}:
             continue  # the pattern of the images matches the labels too
-        if label and not os.path.exists(label):
+        if label and not (is_remote(label) or os.path.exists(label)):
             raise FileNotFoundError(f"{path}: its label {label} is missing; check --label")
-        name = os.path.splitext(os.path.basename(path))[0]
+        name = os.path.splitext(file_name(path))[0]
         if name in scenes:
             raise ValueError(f"{path}: {scenes[name].image_path} is called {name} too, so their "
                              "maps would have one name; give them in two calls with other --out")
@@ -118,7 +119,7 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
 
 
 def _is_pattern(name):
-    return glob.has_magic(name) and not os.path.exists(name)
+    return glob.has_magic(name) and not (is_remote(name) or os.path.exists(name))
 
 
 def partner_of(path, pattern, partner):
