@@ -24,7 +24,8 @@ from utils.data.tiles import held_out_scenes
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
 from utils.inference.area_table import ClassAreas
-from utils.inference.export import export_model
+from utils.inference.export import export_model, model_facts
+from utils.inference.export_onnx import export_onnx
 from utils.inference.map_form import add_form_flags, check_form, form_of
 from utils.inference.map_writer import (check_output_folder, describe, find_complete, input_tags,
                                         map_paths, writing_map)
@@ -53,6 +54,9 @@ def parse_arguments(arguments=None):
         help="the run's best on its validation tiles, or its latest")
     add("--export", metavar="FOLDER",
         help="write the run's model as a SavedModel to this new folder, and map nothing")
+    add("--export_onnx", metavar="FILE",
+        help="write it as an ONNX model for the QGIS plugin Deepness, and map nothing; needs the "
+        "packages tf2onnx and onnx")
 
     add = parser.add_argument_group("scenes").add_argument
     add("--image", nargs="+", metavar="FILE",
@@ -109,12 +113,19 @@ def main(arguments=None, open_predictors=open_predictors):
     check_bands(run, settings, args.bands)
     checkpoint, step = Checkpoints(run, args.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
-    if args.export is not None:
-        # On which machine the model will run is not known here.
-        export_model(args.export, checkpoint, settings,
-                     FLOAT32 if args.precision == AUTO else args.precision)
-        print(f"written: {args.export} (run {source['run']}, step {step}); it takes images of "
-              f"bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
+    options = InferenceOptions(
+        args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
+        args.rotations, args.flips, tuple(args.scales))
+    exported = [path for path in (args.export, args.export_onnx) if path is not None]
+    if exported:
+        facts = model_facts(run, settings, args.checkpoint, step)
+        if args.export is not None:  # on which machine it will run is not known here
+            export_model(args.export, checkpoint, settings,
+                         FLOAT32 if args.precision == AUTO else args.precision, facts)
+        if args.export_onnx is not None:
+            export_onnx(args.export_onnx, checkpoint, settings, options, facts)
+        print(f"written: {', '.join(exported)} (run {source['run']}, step {step}); it takes images "
+              f"of bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
         return 0
 
     scenes = find_scenes_to_map(args, settings)
@@ -129,9 +140,6 @@ def main(arguments=None, open_predictors=open_predictors):
     # Of each labelled scene: its SceneScore or, with --compare, its list of Measured.
     scored = {scene.name: read_scene_score(paths[scene]["matrix"], table)
               for scene in complete if scene.label_path}
-    options = InferenceOptions(
-        args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
-        args.rotations, args.flips, tuple(args.scales))
     all_options = compared_options(options) if args.compare else {"map": options}
     if todo:
         print(f"run {source['run']}, step {step}; {len(todo)} scene(s); windows of "
