@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
-                       progress, run_script, scale, share)
+from utils.cli import (TEST_SCENE, argument_parser, counted, error_line, leave_on_signals, part_of,
+                       positive, progress, run_script, scale, share)
 from utils.data.gdal_files import maps_to_geotiff
 from utils.data.pixel_size import add_pixel_size_flags, choose_resample, warn_of_other_gsd
 from utils.data.polygons import LabelOptions, add_label_flags, open_area, open_label
@@ -27,7 +27,10 @@ from utils.data.scenes import held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes, read_label_options
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
-from utils.inference.export import export_model
+from utils.inference.area_table import ClassAreas
+from utils.inference.export import export_model, model_facts
+from utils.inference.export_onnx import export_onnx
+from utils.inference.map_form import add_form_flags, check_form, form_of
 from utils.inference.map_writer import (check_output_folder, describe, find_complete, input_tags,
                                         map_paths, writing_map)
 from utils.inference.predictor import open_predictors, predict_classes
@@ -55,11 +58,15 @@ def parse_arguments(arguments=None):
         help="the run's best on its validation tiles, or its latest")
     add("--export", metavar="FOLDER",
         help="write the run's model as a SavedModel to this new folder, and map nothing")
+    add("--export_onnx", metavar="FILE",
+        help="write it as an ONNX model for the QGIS plugin Deepness, and map nothing; needs the "
+        "packages tf2onnx and onnx")
 
     add = parser.add_argument_group("scenes").add_argument
     add("--image", nargs="+", metavar="FILE",
-        help="scenes to map, also as patterns ('folder/*.tif', which leave labels out); by default "
-        "--test_scene, from --origin or, where it is not, from test/ in --dataset")
+        help="scenes to map, also as patterns ('folder/*.tif', which leave labels out) and on "
+        "servers (https://, s3://, /vsi...); by default --test_scene, from --origin or, where it "
+        "is not, from test/ in --dataset")
     add("--label", nargs="+", default=(), metavar="FILE",
         help="labels of --image, as class ids, colours or polygons, to score the maps against: one "
         "for each, or a pattern whose star stands for that of --image ('tiles/*_mask.png')")
@@ -95,8 +102,7 @@ def parse_arguments(arguments=None):
     add = parser.add_argument_group("output").add_argument
     add("--out", default="predictions", metavar="FOLDER", help="for the results")
     add("--overwrite", action="store_true", help="map scenes again whose map is complete")
-    add("--probabilities", action="store_true",
-        help="also write one band per class: 0 to 254 for probabilities of 0 to 1, 255 for nodata")
+    add_form_flags(add)
     add("--compare", action="store_true",
         help="score single pass, blending, scales, rotations and all of them side by side")
     return parser.parse_args(arguments)
@@ -108,16 +114,24 @@ def main(arguments=None, open_predictors=open_predictors):
     leave_on_signals()
     run = find_run(args.logs, args.run)
     settings = RunSettings.read(run)
+    form = form_of(args)
     table = settings.class_table(args.classes)
     check_bands(run, settings, args.bands)
     checkpoint, step = Checkpoints(run, args.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
-    if args.export is not None:
-        # On which machine the model will run is not known here.
-        export_model(args.export, checkpoint, settings,
-                     FLOAT32 if args.precision == AUTO else args.precision)
-        print(f"written: {args.export} (run {source['run']}, step {step}); it takes images of "
-              f"bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
+    options = InferenceOptions(
+        args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
+        args.rotations, args.flips, tuple(args.scales))
+    exported = [path for path in (args.export, args.export_onnx) if path is not None]
+    if exported:
+        facts = model_facts(run, settings, args.checkpoint, step)
+        if args.export is not None:  # on which machine it will run is not known here
+            export_model(args.export, checkpoint, settings,
+                         FLOAT32 if args.precision == AUTO else args.precision, facts)
+        if args.export_onnx is not None:
+            export_onnx(args.export_onnx, checkpoint, settings, options, facts)
+        print(f"written: {', '.join(exported)} (run {source['run']}, step {step}); it takes images "
+              f"of bands {' '.join(map(str, settings.bands or ('red, green, blue',)))}")
         return 0
 
     scenes = find_scenes_to_map(args, settings)
@@ -127,15 +141,12 @@ def main(arguments=None, open_predictors=open_predictors):
         raise ValueError(f"{unlabelled[0]}: --compare needs a label; give it with --label")
     check_output_folder(args.out, scenes)
     part = scenes[args.part[0] - 1::args.part[1]]
-    paths = {scene: output_paths(args, scene) for scene in part}
+    paths = {scene: output_paths(args.out, form, scene) for scene in part}
     complete = set() if args.compare or args.overwrite else find_complete(paths)
     todo = [scene for scene in part if scene not in complete]
     # Of each labelled scene: its SceneScore or, with --compare, its list of Measured.
     scored = {scene.name: read_scene_score(paths[scene]["matrix"], table)
               for scene in complete if scene.label_path}
-    options = InferenceOptions(
-        args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
-        args.rotations, args.flips, tuple(args.scales))
     options = replace(options, resample=choose_resample(args.resample, settings.resample))
     source |= {"resample": str(options.resample)} if options.resample else {}
     all_options = compared_options(options) if args.compare else {"map": options}
@@ -150,6 +161,7 @@ def main(arguments=None, open_predictors=open_predictors):
                     seen = options.resample.view(image) if options.resample else image
                     print(f"{scene.name}: {describe(image, seen)}")
                     warn_of_other_gsd(seen, settings.gsd, run)
+                    check_form(form, image)
                     if predictors is None:  # after the first scene's checks: mistakes show at once
                         precision = choose_precision(args, run, settings, options,
                                                      len(todo) * seen.height * seen.width)
@@ -162,9 +174,9 @@ def main(arguments=None, open_predictors=open_predictors):
                                          measured, all_options)
                         scored[scene.name] = measured
                     else:
-                        scored[scene.name] = map_scene(
-                            image, label, predictors[0], options, table, paths[scene],
-                            source | input_tags(image))
+                        strips = predict_classes(image, predictors[0], options)
+                        scored[scene.name] = map_scene(image, label, strips, table, paths[scene],
+                                                       source | input_tags(image), form)
             except (ValueError, OSError) as error:
                 if len(scenes) == 1:
                     raise
@@ -182,29 +194,29 @@ def main(arguments=None, open_predictors=open_predictors):
     return 2 if errors else 0
 
 
-def map_scene(image, label, predict, options, table, paths, tags):
+def map_scene(image, label, strips, table, paths, tags, form):
     """Writes the scene's map and pictures, from the top down; with a label scores it and returns
     its SceneScore.
 
-    image, label: open Image and Label or None. predict: of `open_predictors`. paths: of
-    `map_paths`. tags: for the GeoTIFFs, with run and step.
+    image, label: open Image and Label or None. strips: of `predict_classes`. paths: of `map_paths`.
+    tags: for the GeoTIFFs, with run and step. form: MapForm.
     """
-    matrix = np.zeros((len(table), len(table)), np.int64)
+    matrix, areas = np.zeros((len(table), len(table)), np.int64), ClassAreas(image, table)
     started = time.perf_counter()
     with (progress(image.height, "row", "map") as bar,
-          writing_map(paths, image, table, tags) as write,
-          contextlib.closing(predict_classes(image, predict, options)) as strips):
-        for top, classes, probabilities in strips:
-            write(top, classes, probabilities)
+          writing_map(paths, image, table, tags, form) as write, contextlib.closing(strips)):
+        for top, classes in write(counted(strips, bar)):
+            areas.add(top, classes)
             if label:
                 matrix += confusion_matrix(label.read(top, 0, *classes.shape), classes, len(table))
-            bar.update(len(classes))
         seconds = time.perf_counter() - started
+        areas.write(paths["area"])
         score = SceneScore(matrix, tags["run"], tags["step"]) if label else None
         if score:  # before the map has its name: a map that stands has its scores
             scores = write_scene_score(paths, score, table)
     if score:
         print(format_scores(scores))
+    print(areas.format())
     print(f"{seconds:.1f} s, {image.height * image.width / 1e6 / seconds:.3f} megapixels/s, "
           "optimising the graph included")
     print("written: " + ", ".join(paths.values()))
@@ -266,9 +278,9 @@ def find_scenes_to_map(args, settings):
     return [held_out_scene(folders, name) for name in names]
 
 
-def output_paths(args, scene):
-    return map_paths(args.out, scene.name, maps_to_geotiff(scene.image_path),
-                     args.probabilities, scores=scene.label_path is not None)
+def output_paths(folder, form, scene):
+    return map_paths(folder, scene.name, maps_to_geotiff(scene.image_path), form,
+                     scores=scene.label_path is not None)
 
 
 if __name__ == "__main__":

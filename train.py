@@ -255,7 +255,8 @@ def main():
         chief = None
         if devices.is_chief:
             settings.write(run)
-            append_start(run, step, describe_environment())
+            append_start(run, step, describe_environment() | {
+                "training_scenes": sorted(set(tile_set.training.get("scene", ())))})
             evaluator = Evaluator(session, graph, tile_set, held_out, settings.crop_size,
                                   args.batch_size // devices.count)
             chief = Chief(args, session, graph, run, settings, latest, evaluator)

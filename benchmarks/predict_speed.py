@@ -59,10 +59,7 @@ def map_like_predict(path, predict, options, table, folder):
     with Image(path) as image:
         paths = map_paths(folder, "scene", is_tiff=True)
         with writing_map(paths, image, table, {}) as write:
-            parts = []
-            for top, classes, probabilities in predict_classes(image, predict, options):
-                write(top, classes, probabilities)
-                parts.append(classes)
+            parts = [classes for _, classes in write(predict_classes(image, predict, options))]
     return np.concatenate(parts)
 
 

@@ -1,5 +1,6 @@
 """predict.py end to end with a tiny run: maps, scores, comparison, and each wrong input's line."""
 
+import json
 import os
 import shutil
 
@@ -15,6 +16,7 @@ from utils.classes import ClassTable, decode_colours
 from conftest import read_settings, write_settings
 from utils.training.checkpoints import (Checkpoints, best_checkpoints,
                                         latest_checkpoints, restore_model)
+from utils.training.environment import code_version
 from utils.training.run import RunSettings
 from utils.metrics import confusion_matrix, mean_iou
 from utils.data.scenes import read_image, read_label, write_png
@@ -111,7 +113,7 @@ def test_splicing_is_the_originals(call, logs, tmp_path, draw_scene):
 
 def test_map_pictures_and_scores(call, scene, capsys):
     out = call("--image", scene[0], "--label", scene[1], "--rotations", 1, "--batch_size", 3)
-    assert sorted(os.listdir(out)) == ["5_class.png", "5_colour.png", "5_confusion.json",
+    assert sorted(os.listdir(out)) == ["5_area.csv", "5_class.png", "5_colour.png", "5_confusion.json",
                                        "5_confusion.png", "5_overlay.png", "5_scores.csv"]
     label, classes = read_label(scene[1], TABLE), read_label(str(out / "5_class.png"), TABLE)
     assert classes.shape == label.shape
@@ -157,8 +159,20 @@ def test_an_export_to_no_name_is_not_taken_for_none(call, tmp_path):
 
 
 def test_the_exported_model_runs_without_this_code(call, logs, tmp_path, draw_scene, capsys):
-    folder = tmp_path / "model"
+    folder, scores = tmp_path / "model", {"step": 40, "evaluated": 70, "mean_iou": .5,
+                                          "held_out_mean_iou": None}
+    with open(logs / "tiny" / "best" / "score.json", "w") as file:
+        json.dump(scores, file)
+    with open(logs / "tiny" / "environment.json", "w") as file:
+        json.dump([{"step": 0, "code": {"commit": "abc", "dirty": False},
+                    "training_scenes": ["1", "2"]}], file)
     call("--export", folder)
+    with open(folder / "model.json") as file:
+        facts = json.load(file)
+    assert facts.pop("exported_by") == code_version()
+    assert facts == {"run": "tiny", "checkpoint": "best", "step": 40, "pixel_size": None,
+                     "training_scenes": ["1", "2"], "held_out_scenes": None, "best_score": scores,
+                     "trained_by": {"commit": "abc", "dirty": False}}
     assert (f"written: {folder} (run tiny, step 40); it takes images of bands red, green, blue"
             in capsys.readouterr().out)
     assert read_settings(str(folder))["classes"] == TABLE.to_settings()

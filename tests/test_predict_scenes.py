@@ -37,8 +37,8 @@ def test_geotiff_in_is_geotiff_out(call, tmp_path):
     path = write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=0, **place)
     status, out = call("--image", path, "--probabilities")
     assert status == 0
-    assert sorted(os.listdir(out)) == ["a_class.tif", "a_colour.png", "a_overlay.png",
-                                       "a_probabilities.tif"]
+    assert sorted(os.listdir(out)) == ["a_area.csv", "a_class.tif", "a_class.tif.aux.xml",
+                                       "a_colour.png", "a_overlay.png", "a_probabilities.tif"]
     with rasterio.open(out / "a_class.tif") as result:
         assert (result.crs, result.transform) == (rasterio.CRS.from_epsg(32640), place["transform"])
         assert (result.count, result.dtypes, result.nodata) == (1, ("uint8",), 255)

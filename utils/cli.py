@@ -88,6 +88,13 @@ def progress(total, unit, description, initial=0):
                 file=_LinePerUpdate())
 
 
+def counted(strips, bar):
+    """The strips (top, classes, ...) as they come; the bar moves by the rows of each."""
+    for strip in strips:
+        yield strip
+        bar.update(len(strip[1]))
+
+
 class _LinePerUpdate:
     """A file for tqdm that ends each redraw with a newline, so that logs stay readable."""
 

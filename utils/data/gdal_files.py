@@ -3,6 +3,7 @@
 import os
 from typing import NamedTuple
 
+from utils.data.remote import is_remote  # (before rasterio)
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -77,8 +78,10 @@ def _says_where(found):
 
 
 def maps_to_geotiff(path):
-    """Whether the map of the scene at `path` is a GeoTIFF: all but pictures without a georeference.
-    Of a file that cannot be opened its name decides."""
+    """Whether the map of the scene at `path` is a GeoTIFF: all but pictures without a georeference
+    on this machine. Of a file that cannot be opened its name decides."""
+    if is_remote(path):
+        return True
     try:
         if os.path.isfile(path):
             with rasterio.Env(), open_dataset(path) as dataset:

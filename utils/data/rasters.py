@@ -18,6 +18,7 @@ import numpy as np
 # Tiles that GDAL holds, in megabytes; its own default is a share of the machine's memory. Read
 # from the environment, since rasterio's own settings hold for one thread only.
 os.environ.setdefault("GDAL_CACHEMAX", "256")
+from utils.data.remote import is_remote, reading_failed  # noqa: E402  (before rasterio)
 import rasterio  # noqa: E402
 import rasterio.warp  # noqa: E402
 from rasterio.enums import ColorInterp, MaskFlags, Resampling  # noqa: E402
@@ -58,11 +59,13 @@ class Raster:
     def __init__(self, path):
         self.path = path
         self._lock = threading.Lock()
-        check_readable(path)
+        if not is_remote(path):
+            check_readable(path)
         with self._reading():
             self._dataset = open_dataset(path)
             self._georeference = georeference(self._dataset)
-        self.is_tiff = self._dataset.driver not in PICTURES
+        # What lies on a server GDAL decodes too.
+        self.is_tiff = is_remote(path) or self._dataset.driver not in PICTURES
         if self.is_tiff:
             self.height, self.width, self.bands = (
                 self._dataset.height, self._dataset.width, self._dataset.count)
@@ -185,7 +188,8 @@ class Raster:
         except Exception as error:
             if not is_gdal_error(error):
                 raise
-            raise _broken(self.path) from None
+            raise (reading_failed(self.path, error) if is_remote(self.path)
+                   else _broken(self.path)) from None
 
 
 def strips(height, width, multiple=None):

@@ -13,6 +13,7 @@ from utils.files import write_bytes
 from utils.data.gdal_files import EXTENSIONS
 from utils.data.polygons import LabelOptions, is_polygons, open_label
 from utils.data.rasters import RGB, Image, Label, percentile_stretch
+from utils.data.remote import file_name, is_remote
 
 LABEL_SUFFIX = "_class"
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
@@ -80,9 +81,9 @@ def scenes_of(names, labels=()):
     for path, label in pairs.items():
         if path in label_paths - {label}:
             continue  # the pattern of the images matches the labels too
-        if label and not os.path.exists(label):
+        if label and not (is_remote(label) or os.path.exists(label)):
             raise FileNotFoundError(f"{path}: its label {label} is missing; check --label")
-        name = os.path.splitext(os.path.basename(path))[0]
+        name = os.path.splitext(file_name(path))[0]
         if name in scenes:
             raise ValueError(f"{path}: {scenes[name].image_path} is called {name} too, so their "
                              "maps would have one name; give them in two calls with other --out")
@@ -121,7 +122,7 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
 
 
 def _is_pattern(name):
-    return glob.has_magic(name) and not os.path.exists(name)
+    return glob.has_magic(name) and not (is_remote(name) or os.path.exists(name))
 
 
 def partner_of(path, pattern, partner):

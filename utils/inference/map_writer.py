@@ -1,4 +1,4 @@
-"""The files of a mapped scene, written strip by strip: class map, probabilities, pictures."""
+"""The files of a mapped scene: class map, probabilities, pictures, polygons, strip by strip."""
 
 import contextlib
 import math
@@ -7,30 +7,35 @@ import shutil
 
 import numpy as np
 import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from utils.classes import IGNORE, colour_map
-from utils.files import replacing
+from utils.files import replacing, write_bytes
+from utils.inference.category_names import category_names
+from utils.inference.map_form import (PROBABILITY_STEPS, MapForm, area_in_pixels,
+                                      length_in_pixels)
+from utils.inference.polygonize import merged_strips, write_polygons
 from utils.inference.visualise import overlay, rgb_of
 from utils.quiet import without_stderr
 from utils.data.rasters import is_gdal_error
 from utils.data.scenes import write_png
 
 BLOCK = 256
-# Probabilities are written as whole numbers up to this one; 255 is left for nodata.
-PROBABILITY_STEPS = 254
 # Pictures of larger scenes show every n-th pixel.
-PICTURE_PIXELS = 1 << 26
+PICTURE_PIXELS = 1 << 24
 # Bytes below which a disk that GDAL could not write to counts as full.
 FULL_DISK = 1 << 20
 
 
-def map_paths(folder, name, is_tiff, probabilities=False, scores=False):
+def map_paths(folder, name, is_tiff, form=MapForm(), scores=False):
     """Where the results of scene `name` go, as a dict; 'class' is written last of all."""
     endings = {"class": "class.tif" if is_tiff else "class.png", "colour": "colour.png",
-               "overlay": "overlay.png"}
-    if probabilities:
-        endings["probabilities"] = "probabilities.tif"
+               "overlay": "overlay.png", "area": "area.csv"}
+    endings |= {key: f"{key}.tif" for key in ("probabilities", "confidence") if getattr(form, key)}
+    if form.polygons:
+        endings["polygons"] = f"polygons.{form.polygons}"
     if scores:
         endings |= {"confusion": "confusion.png", "scores": "scores.csv",
                     "matrix": "confusion.json"}
@@ -88,37 +93,67 @@ def check_output_folder(folder, scenes):
 
 
 @contextlib.contextmanager
-def writing_map(paths, image, table, tags):
-    """Gives a function (top, classes, probabilities) that writes the next rows of a map.
+def writing_map(paths, image, table, tags, form=MapForm()):
+    """Gives a function that writes a map: from its strips (top, classes, probabilities), from the
+    top down, to (top, classes) as they were written, which `form.min_area` changes.
 
     paths: of `map_paths`. image: utils.data.rasters.Image that is mapped. table: ClassTable. tags:
     dict of texts for the GeoTIFFs. classes: uint8 [rows, width], 255 for nodata; probabilities:
     float32 [rows, width, classes]. The class map gets its name when everything before it stands, so
     a class map says that all is there. Raises OSError naming the file that could not be written.
     """
+    shape = image.height, image.width
+    whole = np.empty((2, *shape), np.uint8) if "polygons" in paths else None
     with contextlib.ExitStack() as stack:
         if paths["class"].lower().endswith(".png"):
             write_classes = stack.enter_context(_writing_png(paths["class"]))
         else:
             write_classes = stack.enter_context(_writing_geotiff(
-                paths["class"], image, 1, tags, table=table))
-        write_probabilities = None
-        if "probabilities" in paths:
-            write_probabilities = stack.enter_context(_writing_geotiff(
-                paths["probabilities"], image, len(table), tags, names=table.names))
+                paths["class"], image, 1, tags, table=table, cog=form.cog))
+        write_steps = {
+            key: stack.enter_context(_writing_geotiff(paths[key], image, len(names), tags,
+                                                      names=names, cog=form.cog))
+            for key, names in (("probabilities", table.names), ("confidence", ("confidence",)))
+            if key in paths}
         pictures = _Pictures(image, table)
 
-        def write(top, classes, probabilities):
-            write_classes(classes)
-            if write_probabilities:
-                steps = np.rint(probabilities * PROBABILITY_STEPS).astype(np.uint8)
-                steps[classes == IGNORE] = IGNORE
-                write_probabilities(steps)
-            pictures.add(top, classes)
+        def write_probabilities(strips):
+            for top, classes, probabilities in strips:
+                nodata = classes == IGNORE
+                for key, write_rows in write_steps.items():
+                    write_rows(_steps(probabilities if key == "probabilities" else
+                                      probabilities.max(-1), nodata))
+                if whole is not None:
+                    whole[1, top:top + len(classes)] = _steps(probabilities.max(-1), nodata)
+                yield top, classes
+
+        def write(strips):
+            written = write_probabilities(strips)
+            if form.min_area:
+                written = merged_strips(written, *shape, area_in_pixels(form.min_area, image))
+            for top, classes in written:
+                write_classes(classes)
+                pictures.add(top, classes)
+                if whole is not None:
+                    whole[0, top:top + len(classes)] = classes
+                yield top, classes
+            # What comes now belongs to the new map: an old one may not stand beside it.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(paths["class"])
 
         yield write
         write_png(paths["colour"], colour_map(pictures.classes, table))
         write_png(paths["overlay"], pictures.overlay)
+        if whole is not None:
+            write_polygons(paths["polygons"], *whole, image, table, form.simplify and
+                           length_in_pixels(form.simplify, image))
+
+
+def _steps(probabilities, nodata):
+    """Probabilities [rows, width] or [rows, width, bands] as they are stored, uint8."""
+    steps = np.rint(probabilities * PROBABILITY_STEPS).astype(np.uint8)
+    steps[nodata] = IGNORE
+    return steps
 
 
 class _Pictures:
@@ -149,12 +184,12 @@ def _writing_png(path):
 
 
 @contextlib.contextmanager
-def _writing_geotiff(path, image, bands, tags, table=None, names=()):
+def _writing_geotiff(path, image, bands, tags, table=None, names=(), cog=False):
     """Gives a function that writes the next rows, uint8 [rows, width] or [rows, width, bands].
 
-    Of the size and place of `image`; tiled and deflated, nodata 255; whole or not at all. bands:
-    how many. table: ClassTable for the colours of a class map. names: of the bands, which then hold
-    probabilities. Raises OSError naming `path`.
+    Of the size and place of `image`; tiled and deflated, with overviews, nodata 255; whole or not
+    at all. bands: how many. table: ClassTable for the colours of a class map. names: of the bands,
+    which then hold probabilities. cog: as a Cloud-Optimized GeoTIFF. Raises OSError naming `path`.
     """
     with replacing(path) as temporary:
         try:
@@ -175,9 +210,19 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
                 rows = _BlockRows(dataset)
                 yield rows.write
                 rows.write_rest()
+                if not cog:
+                    with without_stderr():
+                        dataset.build_overviews(_overview_factors(image), Resampling.nearest)
             finally:
                 with without_stderr():
                     dataset.close()
+            if cog:  # whose order of parts GDAL can only write from a whole file
+                with replacing(temporary) as ordered, without_stderr():
+                    rasterio.shutil.copy(
+                        temporary, ordered, driver="COG", compress="deflate", blocksize=BLOCK,
+                        overview_resampling="nearest", bigtiff="if_safer")
+            if table is not None:
+                write_bytes(path + ".aux.xml", category_names(table))
         except Exception as error:
             if not is_gdal_error(error):
                 raise
@@ -186,6 +231,14 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
             raise OSError(f"{path}: could not be written "
                           f"({'No space left on device' if is_full else error}); free some space "
                           "or choose another folder") from None
+
+
+def _overview_factors(image):
+    """2, 4, ... until the whole scene fits into a block."""
+    side, factors = max(image.height, image.width), []
+    while side > BLOCK * 2 ** len(factors):
+        factors.append(2 ** (len(factors) + 1))
+    return factors
 
 
 class _BlockRows:

@@ -1,6 +1,5 @@
 """The scores of mapped scenes: kept beside each map, and pooled over all of them."""
 
-import contextlib
 import json
 import os
 from typing import NamedTuple
@@ -24,9 +23,6 @@ class SceneScore(NamedTuple):
 def write_scene_score(paths, score, table):
     """Writes the files 'confusion', 'scores' and 'matrix' of `map_paths`; returns the scores."""
     scores = score_table(score.matrix, table)
-    # A map that stands has its own scores beside it, also where it is being replaced.
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(paths["class"])
     write_png(paths["confusion"], confusion_picture(score.matrix, table))
     write_text(paths["scores"], scores.to_csv())
     write_text(paths["matrix"], json.dumps({

@@ -1,0 +1,101 @@
+"""Area on the ground: of pixels, and of each class of a map as a table."""
+
+import re
+
+import numpy as np
+import pandas as pd
+from rasterio.enums import WktVersion
+
+from utils.files import write_text
+
+WEB_MERCATOR = 3857
+# Of a scene, from which the mean area of a pixel is taken.
+SAMPLED_ROWS = 100
+
+
+def pixel_areas(georeference, rows, width):
+    """Square metres of each pixel of `rows` (numbers, from the top): float64, to be broadcast to
+    [len(rows), width]; None where the scene's place is not known.
+
+    georeference: of utils.data.rasters.Raster. In degrees and in web Mercator, whose metres are
+    none, pixels are measured on the CRS's ellipsoid, by their centres' latitude; other projected
+    CRS are taken as plane, in their own unit of length. On the ellipsoid an area of dx by dy
+    radians is M N cos(latitude) dx dy, with the radii of curvature M and N of Snyder, Map
+    Projections: A Working Manual (USGS Professional Paper 1395, 1987), equations 4-19 and 4-20.
+    """
+    crs, transform = georeference.get("crs"), georeference.get("transform")
+    if not crs or transform is None or transform.is_identity:
+        return None
+    area = abs(transform.determinant)
+    is_mercator = crs.to_epsg() == WEB_MERCATOR
+    unit = crs.units_factor[1]  # metres or radians
+    if not (crs.is_geographic or is_mercator):
+        return np.full((len(rows), 1), area * unit ** 2)
+    # Along a row the latitude changes only where the scene is turned.
+    columns = np.arange(width) if transform.d else np.zeros(1)
+    columns, rows = np.meshgrid(columns + 0.5, np.asarray(rows) + 0.5)
+    y = transform.d * columns + transform.e * rows + transform.f
+    major, flattening = _ellipsoid(crs)
+    if is_mercator:  # y = major ln(tan(pi/4 + latitude/2)), x = major longitude
+        latitude = 2 * np.arctan(np.exp(y / major)) - np.pi / 2
+        area = area * np.cos(latitude) / major ** 2
+    else:
+        latitude, area = y * unit, area * unit ** 2
+    squared = flattening * (2 - flattening)  # of the eccentricity
+    curvature = 1 - squared * np.sin(latitude) ** 2
+    return area * major ** 2 * (1 - squared) * np.cos(latitude) / curvature ** 2
+
+
+def mean_pixel_area(georeference, height, width):
+    """Square metres of a pixel, the mean over the scene; None where its place is not known."""
+    rows = np.linspace(0, height - 1, min(height, SAMPLED_ROWS))
+    areas = pixel_areas(georeference, rows, width)
+    return None if areas is None else float(areas.mean())
+
+
+def _ellipsoid(crs):
+    """(semi-major axis in metres, flattening)."""
+    wkt = crs.to_wkt(version=WktVersion.WKT2_2019)
+    major, inverse = map(float, re.search(
+        r'ELLIPSOID\["[^"]*",([\d.]+),([\d.]+)', wkt).groups())
+    return major, 1 / inverse if inverse else 0.0
+
+
+class ClassAreas:
+    """Pixels and square metres by class, gathered strip by strip. image: an open Raster."""
+
+    def __init__(self, image, table):
+        self._georeference, self._table = image.georeference(), table
+        self._pixels = np.zeros(len(table), np.int64)
+        self._areas = np.zeros(len(table))
+
+    def add(self, top, classes):
+        """The next rows of the map, uint8 [rows, width]; 255 is not counted."""
+        ids, count = classes.ravel(), len(self._table)
+        self._pixels += np.bincount(ids, minlength=256)[:count]
+        areas = pixel_areas(self._georeference, range(top, top + len(classes)), classes.shape[1])
+        if areas is None:
+            self._areas[:] = np.nan
+        else:
+            self._areas += np.bincount(ids, np.broadcast_to(areas, classes.shape).ravel(),
+                                       minlength=256)[:count]
+
+    def frame(self):
+        """By class and of all: pixels, share of those that have a class, area_m2, hectares (NaN
+        where the scene's place is not known)."""
+        frame = pd.DataFrame({"pixels": self._pixels, "area_m2": self._areas},
+                             index=pd.Index(self._table.names, name="class"))
+        frame.loc["all"] = frame.sum(skipna=False)
+        frame = frame.astype({"pixels": np.int64})
+        frame.insert(1, "share", frame["pixels"] / max(1, frame["pixels"].iloc[-1]))
+        frame["hectares"] = frame["area_m2"] / 1e4
+        return frame
+
+    def write(self, path):
+        write_text(path, self.frame().round({"share": 6, "area_m2": 2, "hectares": 6}).to_csv())
+
+    def format(self):
+        """The table as text for the screen."""
+        frame = self.frame().drop(columns="area_m2")
+        return frame.to_string(na_rep="-", formatters={
+            "pixels": "{:,}".format, "share": "{:.4f}".format, "hectares": "{:,.4f}".format})
