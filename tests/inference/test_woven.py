@@ -1,0 +1,104 @@
+"""Woven turns, with stand-in models whose answer is known."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from utils.inference.sliding_window import (InferenceOptions, predict_strips, turn_windows,
+                                            window_starts, woven_turns)
+
+WINDOW = 16
+
+
+def _scene(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def _map(scene, predict, **options):
+    def read(top, left, height, width):
+        return scene[top:top + height, left:left + width]
+
+    options = InferenceOptions(WINDOW, **({"rotations": "woven", "blend": "root_cosine"} | options))
+    strips = predict_strips(read, *scene.shape[:2], predict, options)
+    return np.concatenate([probabilities for _, probabilities in strips])
+
+
+def _directed(images):
+    """A stand-in that is not symmetric: each pixel's answer is that of one above and to the left,
+    and the lower a pixel lies, the less it is."""
+    values = np.roll(images / np.float32(255), [1, 2], [1, 2])
+    return values * np.linspace(1, .5, images.shape[1], dtype=np.float32)[:, None, None]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (57, 70), (16, 40), (33, 16), (10, 12)])
+@pytest.mark.parametrize("batch_size", [1, 5, 16])
+def test_woven_is_the_blend_of_windows_that_were_each_turned_once(size, batch_size):
+    scene = _scene(*size)
+    padded = np.pad(scene, [(0, max(0, WINDOW - n)) for n in size] + [(0, 0)], mode="symmetric")
+    profile = np.sin(np.pi * (np.arange(WINDOW) + .5) / WINDOW)
+    weight = np.outer(profile, profile)[..., None]
+    weighted, total = np.zeros(padded.shape), np.zeros((*padded.shape[:2], 1))
+    tops, lefts = (window_starts(n, WINDOW, .5) for n in size)
+    for (row, top), (column, left) in itertools.product(enumerate(tops), enumerate(lefts)):
+        turns = [[0, 2], [1, 3]][row % 2][column % 2]
+        inside = np.s_[top:top + WINDOW, left:left + WINDOW]
+        turned = _directed(np.rot90(padded[inside], turns)[None])[0]
+        weighted[inside] += weight * np.rot90(turned, -turns)
+        total[inside] += weight
+    expected = (weighted / total)[:size[0], :size[1]]
+    np.testing.assert_allclose(_map(scene, _directed, batch_size=batch_size), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (57, 71), (130, 33)])
+def test_every_inner_pixel_sees_all_four_turns(size):
+    options = InferenceOptions(WINDOW, rotations="woven")
+    corners = list(itertools.product(*(window_starts(n, WINDOW, .5) for n in size)))
+    seen = np.zeros((4, *size), bool)
+    for (top, left), turns in zip(corners, woven_turns(corners, *size, options)):
+        seen[turns, top:top + WINDOW, left:left + WINDOW] = True
+    inner = np.s_[:, WINDOW // 2:size[0] - WINDOW // 2, WINDOW // 2:size[1] - WINDOW // 2]
+    assert seen[inner].all() and seen.any(0).all()
+
+
+def test_constant_probabilities_stay_as_they_are():
+    constants = np.float32([.7, .2, .1])
+    for overlap in (.125, .5):
+        result = _map(_scene(57, 70), lambda images: np.broadcast_to(constants, images.shape),
+                      overlap=overlap)
+        np.testing.assert_allclose(result, np.broadcast_to(constants, result.shape), atol=1e-6)
+
+
+def test_a_model_that_turns_with_its_input_gives_the_map_of_one_turn():
+    def neighbours(images):  # the mean of a pixel's four neighbours
+        values = np.pad(images / np.float32(255), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        return (values[:, 2:, 1:-1] + values[:, :-2, 1:-1] + values[:, 1:-1, 2:]
+                + values[:, 1:-1, :-2]) / 4
+
+    scene = _scene(57, 70)
+    woven, plain = (_map(scene, neighbours, rotations=turns) for turns in ("woven", 1))
+    np.testing.assert_allclose(woven, plain, atol=1e-6)
+    assert not np.allclose(_map(scene, _directed), _map(scene, _directed, rotations=1), atol=.01)
+
+
+def test_turned_windows_are_turned_back_exactly():
+    windows = np.stack([_scene(9, 9)] * 6)
+    turns = np.arange(5)  # the sixth window is what fills a batch up
+    turned = turn_windows(windows, turns)
+    for window, result, quarters in zip(windows, turned, (0, 1, 2, 3, 4, 0)):
+        np.testing.assert_array_equal(result, np.rot90(window, quarters))
+    np.testing.assert_array_equal(turn_windows(turned, -turns), windows)
+
+
+@pytest.mark.parametrize("size, a_call", [((16, 16), 1), ((24, 24), 4), ((40, 40), 16),
+                                          ((48, 40), 10)])
+def test_batches_are_no_larger_than_they_must_be(size, a_call):
+    seen = []
+
+    def predict(images):
+        seen.append(len(images))
+        return images / np.float32(255)
+
+    _map(_scene(*size), predict, batch_size=16)
+    windows = np.prod([len(window_starts(length, WINDOW, .5)) for length in size])
+    assert set(seen) == {a_call} and sum(seen) == windows
