@@ -33,7 +33,8 @@ from utils.training.run import RunSettings
 
 # name: overlap, blend, rotations
 WAYS = {"spliced": (0, "none", 1), "overlap .125": (0.125, "cosine", 1),
-        "overlap .25": (0.25, "cosine", 1), "blended": (0.5, "cosine", 1),
+        "overlap .25": (0.25, "cosine", 1), "overlap .25, two turns": (0.25, "cosine", 2),
+        "blended": (0.5, "cosine", 1),
         "woven, cosine": (0.5, "cosine", WOVEN), "woven": (0.5, "root_cosine", WOVEN),
         "four turns": (0.5, "cosine", 4)}
 
@@ -63,6 +64,11 @@ def probabilities_by_turn(image, predict, options, turns):
     return found
 
 
+def turns_of(rotations):
+    """The quarter turns that are computed of some window."""
+    return range(4) if rotations == WOVEN else range(0, 4, 4 // rotations)
+
+
 def chosen_turns(found, height, width, options):
     """The (corners, probabilities) of `found` that options.rotations asks for."""
     for corners, by_turn in found:
@@ -70,7 +76,7 @@ def chosen_turns(found, height, width, options):
             quarters = woven_turns(corners, height, width, options)
             yield corners, [by_turn[turn][i] for i, turn in enumerate(quarters)]
         else:
-            turns = range(0, 4, 4 // options.rotations)
+            turns = turns_of(options.rotations)
             yield corners, sum(by_turn[turn] for turn in turns) / len(turns)
 
 
@@ -84,7 +90,7 @@ def map_all_ways(image, predict, window, batch_size, offsets):
                 part = image[offset:, offset:]
                 shared = {way: InferenceOptions(window, overlap, blend, batch_size, rotations)
                           for way, (its, blend, rotations) in WAYS.items() if its == overlap}
-                turns = range(4 if any(one.rotations != 1 for one in shared.values()) else 1)
+                turns = {turn for one in shared.values() for turn in turns_of(one.rotations)}
                 found = probabilities_by_turn(part, predict, next(iter(shared.values())), turns)
                 for way, options in shared.items():
                     strips = blend_windows(chosen_turns(found, *part.shape[:2], options),
@@ -160,6 +166,8 @@ def main():
     parser.add_argument("--grid_step", type=positive, default=STRIDE, metavar="PIXELS",
                         help=f"between the grids, a multiple of {STRIDE}: more take less time and "
                         "count fewer lines")
+    parser.add_argument("--side", type=positive, metavar="PIXELS",
+                        help="of a scene only the upper left square of this side")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args()
     if args.grid_step % STRIDE:
@@ -172,7 +180,8 @@ def main():
         with open_predictors(checkpoint, settings.model, args.precision,
                              [InferenceOptions(window)]) as [predict]:
             for scene in scenes_of([images], [labels]):
-                image, label = read_scene(scene, settings.classes)
+                image, label = (part[:args.side, :args.side]
+                                for part in read_scene(scene, settings.classes))
                 print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels", flush=True)
                 maps = map_all_ways(image, predict, window, args.batch_size,
                                     range(0, window, args.grid_step))
