@@ -1,4 +1,4 @@
-"""What each way of putting a map together costs and gives: windows, overlaps and turns side by side.
+"""What each way of putting a map together costs and gives: overlaps, blends, turns.
 
 Run as: python -m benchmarks.quality \\
             --model logs/dubai '../shared/data/dubai/[35].jpg' '../shared/data/dubai/[35]_class.png'
