@@ -24,18 +24,21 @@ from benchmarks.seams import STRIDE, changes_of_lines, excess_at_borders
 from utils.cli import positive, progress, run_script
 from utils.data.scenes import read_scene, scenes_of
 from utils.inference.predictor import open_predictors
-from utils.inference.sliding_window import (WOVEN, InferenceOptions, blend_windows, turn_windows,
-                                            turned_copies, window_batches, window_starts,
-                                            woven_turns)
+from utils.inference.sliding_window import (WOVEN, InferenceOptions, axis_places, blend_windows,
+                                            turned_copies, window_batches)
 from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.training.run import RunSettings
 
+# Of the grids, moved on by STRIDE each, woven turns have all, the others every so many-th: that
+# woven turns make no seams has to be shown, of the others it is known (benchmarks/seams.txt).
+OTHER_GRIDS = 3
 # name: overlap, blend, rotations
 WAYS = {"spliced": (0, "none", 1), "overlap .125": (0.125, "cosine", 1),
         "overlap .25": (0.25, "cosine", 1), "overlap .25, two turns": (0.25, "cosine", 2),
         "blended": (0.5, "cosine", 1),
-        "woven, cosine": (0.5, "cosine", WOVEN), "woven": (0.5, "root_cosine", WOVEN),
+        "woven, cosine": (0.5, "cosine", WOVEN), "woven, root cosine": (0.5, "root_cosine", WOVEN),
+        "woven, Tukey": (0.5, "tukey", WOVEN),
         "four turns": (0.5, "cosine", 4)}
 
 
@@ -49,39 +52,29 @@ class Counts(NamedTuple):
     lines: list  # pairs of changes_of_lines, one a scene
 
 
-def probabilities_by_turn(image, predict, options, turns):
-    """[(corners, {quarter turns: probabilities})] of all windows, turned back."""
+def predict_once(image, predict, options, known):
+    """Yields the (places, probabilities) of all windows, for `blend_windows`.
+
+    known: {(top, left, quarter turns): probabilities of the turned window}, to which is added what
+    is not there yet.
+    """
     def read(top, left, height, width):
         return image[top:top + height, left:left + width]
 
-    found = []
-    for corners, images in window_batches(read, *image.shape[:2], options):
-        by_turn = {}
-        for quarters in turns:
-            same = np.full(len(images), quarters)
-            by_turn[quarters] = turn_windows(predict(turn_windows(images, same)), -same)
-        found.append((corners, by_turn))
-    return found
-
-
-def turns_of(rotations):
-    """The quarter turns that are computed of some window."""
-    return range(4) if rotations == WOVEN else range(0, 4, 4 // rotations)
-
-
-def chosen_turns(found, height, width, options):
-    """The (corners, probabilities) of `found` that options.rotations asks for."""
-    for corners, by_turn in found:
-        if options.rotations == WOVEN:
-            quarters = woven_turns(corners, height, width, options)
-            yield corners, [by_turn[turn][i] for i, turn in enumerate(quarters)]
-        else:
-            turns = turns_of(options.rotations)
-            yield corners, sum(by_turn[turn] for turn in turns) / len(turns)
+    copies = turned_copies(options.rotations)
+    for places, images in window_batches(read, *image.shape[:2], options):
+        found = []
+        for turns in range(0, 4, 4 // copies):
+            turned = [(top, left, (own + turns) % 4) for top, left, own in places]
+            if new := [i for i, place in enumerate(turned) if place not in known]:
+                answers = predict(np.rot90(images[new], turns, (1, 2)))
+                known.update(zip((turned[i] for i in new), answers))
+            found.append([np.rot90(known[place], -turns) for place in turned])
+        yield places, [sum(copies_of_one) / copies for copies_of_one in zip(*found)]
 
 
 def map_all_ways(image, predict, window, batch_size, offsets):
-    """{way: [(offset, class map)]} as `benchmarks.seams.map_grids`, and for offset 0 alone too."""
+    """{way: [(offset, class map)]} as `benchmarks.seams.map_grids`."""
     maps = {way: [] for way in WAYS}
     overlaps = sorted({overlap for overlap, _, _ in WAYS.values()})
     with progress(len(offsets), "grid", "mapping") as bar:
@@ -89,11 +82,11 @@ def map_all_ways(image, predict, window, batch_size, offsets):
             if offset < round(window * (1 - overlap)):
                 part = image[offset:, offset:]
                 shared = {way: InferenceOptions(window, overlap, blend, batch_size, rotations)
-                          for way, (its, blend, rotations) in WAYS.items() if its == overlap}
-                turns = {turn for one in shared.values() for turn in turns_of(one.rotations)}
-                found = probabilities_by_turn(part, predict, next(iter(shared.values())), turns)
+                          for way, (its, blend, rotations) in WAYS.items() if its == overlap
+                          and (rotations == WOVEN or offset % (OTHER_GRIDS * STRIDE) == 0)}
+                known = {}
                 for way, options in shared.items():
-                    strips = blend_windows(chosen_turns(found, *part.shape[:2], options),
+                    strips = blend_windows(predict_once(part, predict, options, known),
                                            *part.shape[:2], options)
                     maps[way].append((offset, np.concatenate(
                         [strip.argmax(-1).astype(np.uint8) for _, strip in strips])))
@@ -108,7 +101,8 @@ def count_scene(maps, label, window, num_classes):
     for way, (overlap, _, rotations) in WAYS.items():
         classes, boundary = maps[way][0][1], BoundaryF1(num_classes)
         boundary.add(label, classes)
-        windows = np.prod([len(window_starts(length, window, overlap)) for length in label.shape])
+        options = InferenceOptions(window, overlap, rotations=rotations)
+        windows = np.prod([len(axis_places(length, options)) for length in label.shape])
         counts[way] = Counts(windows * window ** 2 * turned_copies(rotations), label.size,
                              confusion_matrix(label, classes, num_classes), boundary.counts(),
                              [changes_of_lines(maps[way], window, overlap)])
@@ -163,15 +157,10 @@ def main():
     parser.add_argument("--checkpoint", choices=(BEST, LATEST), default=BEST)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch_size", type=positive, default=16, help="windows per call")
-    parser.add_argument("--grid_step", type=positive, default=STRIDE, metavar="PIXELS",
-                        help=f"between the grids, a multiple of {STRIDE}: more take less time and "
-                        "count fewer lines")
     parser.add_argument("--side", type=positive, metavar="PIXELS",
                         help="of a scene only the upper left square of this side")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     args = parser.parse_args()
-    if args.grid_step % STRIDE:
-        raise ValueError(f"--grid_step {args.grid_step}: not a multiple of {STRIDE}")
     models = []
     for run, images, labels in args.model:
         settings = RunSettings.read(run)
@@ -184,7 +173,7 @@ def main():
                                 for part in read_scene(scene, settings.classes))
                 print(f"{scene.image_path}: {image.shape[0]} x {image.shape[1]} pixels", flush=True)
                 maps = map_all_ways(image, predict, window, args.batch_size,
-                                    range(0, window, args.grid_step))
+                                    range(0, window, STRIDE))
                 scenes.append(count_scene(maps, label, window, len(settings.classes)))
         models.append({way: pool([scene[way] for scene in scenes]) for way in WAYS})
         print_table(f"{run}, step {step}: windows of {window}, {len(scenes)} scene(s)", models[-1],

@@ -53,12 +53,12 @@ def test_maps_are_those_of_predict():
 
 def test_scenes_and_models_are_pooled():
     scenes = [_counts(seed) for seed in (0, 2, 4)]
-    first, second = pool([scenes[0][3]["woven"], scenes[1][3]["woven"]]), scenes[2][3]["woven"]
+    first, second = pool([scenes[0][3]["woven, root cosine"], scenes[1][3]["woven, root cosine"]]), scenes[2][3]["woven, root cosine"]
     both = side_by_side([first, second])
     shares = []
     for part in (scenes[:2], scenes[2:]):
         labels = np.concatenate([label.ravel() for _, label, _, _ in part])
-        classes = np.concatenate([maps["woven"][0][1].ravel() for _, _, maps, _ in part])
+        classes = np.concatenate([maps["woven, root cosine"][0][1].ravel() for _, _, maps, _ in part])
         shares += jaccard_score(labels, classes, average=None).tolist()
     assert mean_iou(both.matrix) == np.mean(shares)
     assert both.pixels == 3 * 150 * 170 and both.matrix.sum() == both.pixels
