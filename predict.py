@@ -34,9 +34,10 @@ from utils.inference.map_form import add_form_flags, check_form, form_of
 from utils.inference.map_writer import (check_output_folder, describe, find_complete, input_tags,
                                         map_paths, writing_map)
 from utils.inference.predictor import open_predictors, predict_classes
+from utils.inference.quality import IMAGES_A_CALL, QUALITIES, options_of, parse_with_quality
 from utils.inference.scene_scores import (SceneScore, read_scene_score, report_pooled,
                                           write_scene_score)
-from utils.inference.sliding_window import BLENDS, InferenceOptions
+from utils.inference.sliding_window import BLENDS, ROTATIONS
 from utils.metrics import confusion_matrix, format_scores
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inference
 from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
@@ -44,6 +45,7 @@ from utils.training.environment import machine
 from utils.training.run import RunSettings, find_run, read_starts
 
 CHECKED_ROWS = 512  # of a label, at a time
+TRIAL_WINDOWS = 4  # a call of --precision auto's trial, at most
 
 
 def parse_arguments(arguments=None):
@@ -84,14 +86,21 @@ def parse_arguments(arguments=None):
     add = parser.add_argument_group("map").add_argument
     add("--window", type=positive, metavar="PIXELS",
         help="side of a window; by default the size that the run was trained on")
-    add("--overlap", type=share, default=0.5,
+    add("--quality", choices=QUALITIES, default="default",
+        help="sets --overlap and --rotations together, where they are not given: "
+        + "; ".join(f"{name} {values['overlap']} and {values['rotations']}"
+                    for name, values in QUALITIES.items()))
+    add("--overlap", type=share,
         help="share of a window that the next one covers again, from 0 to below 1")
-    add("--blend", choices=BLENDS, default="cosine",
-        help="weight of overlapping windows; none gives a pixel to the first one")
-    add("--batch_size", type=positive, default=4,
-        help="windows per call; their turned copies come on top")
-    add("--rotations", type=int, choices=(1, 2, 4), default=4,
-        help="copies of a window, turned by equal angles, to average over")
+    add("--blend", choices=BLENDS,
+        help="weight of overlapping windows; none gives a pixel to the first one; by default "
+        "root_cosine for woven turns, otherwise cosine")
+    add("--batch_size", type=positive,
+        help="windows per call, at most; their turned copies come on top; by default as "
+        f"many as make {IMAGES_A_CALL} with these")
+    add("--rotations", choices=ROTATIONS, type=lambda text: int(text) if text.isdigit() else text,
+        help="copies of a window, turned by equal angles, to average over; woven computes each "
+        "window in one of four turns only, so that at overlap .5 a pixel still has all four")
     add("--flips", action="store_true", help="average over mirrored copies too")
     add("--scales", type=scale, nargs="+", default=[1.0],
         help="average over copies of a window of these relative sizes")
@@ -104,8 +113,9 @@ def parse_arguments(arguments=None):
     add("--overwrite", action="store_true", help="map scenes again whose map is complete")
     add_form_flags(add)
     add("--compare", action="store_true",
-        help="score single pass, blending, scales, rotations and all of them side by side")
-    return parser.parse_args(arguments)
+        help="score single pass, blending, woven turns, scales, rotations and all of them side by "
+        "side")
+    return parse_with_quality(parser, arguments)
 
 
 def main(arguments=None, open_predictors=open_predictors):
@@ -119,9 +129,7 @@ def main(arguments=None, open_predictors=open_predictors):
     check_bands(run, settings, args.bands)
     checkpoint, step = Checkpoints(run, args.checkpoint).find()
     source = {"run": os.path.basename(run), "step": str(step)}
-    options = InferenceOptions(
-        args.window or settings.crop_size, args.overlap, args.blend, args.batch_size,
-        args.rotations, args.flips, tuple(args.scales))
+    options = options_of(args, settings.crop_size)
     exported = [path for path in (args.export, args.export_onnx) if path is not None]
     if exported:
         facts = model_facts(run, settings, args.checkpoint, step)
@@ -237,7 +245,8 @@ def choose_precision(args, run, settings, options, pixels):
         return args.precision
     starts = read_starts(run)
     trained_here = bool(starts) and machine().items() <= starts[-1].items()
-    return precision_of_inference(settings, trained_here, options.window, options.batch_size,
+    tried = min(options.batch_size, TRIAL_WINDOWS)
+    return precision_of_inference(settings, trained_here, options.window, tried,
                                   pixels / options.window ** 2)
 
 

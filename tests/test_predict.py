@@ -138,11 +138,11 @@ def test_comparison_is_of_the_maps_that_the_flags_give(call, scene):
     turns = ("--rotations", 2, "--scales", .5, 1)
     comparison = pd.read_csv(call(*shared, *turns, "--compare") / "5_compare.csv",
                              index_col="method")
-    assert comparison.index.tolist() == ["single pass", "+ blending", "+ scales", "+ rotations",
-                                         "all"]
+    assert comparison.index.tolist() == ["single pass", "+ blending", "+ woven turns", "+ scales",
+                                         "+ rotations", "all"]
     # Another method is another map: none of the settings is lost on the way.
-    assert comparison["accuracy"].nunique() == 5
-    assert comparison["boundary F1"].nunique() == 5
+    assert comparison["accuracy"].nunique() == 6
+    assert comparison["boundary F1"].nunique() == 6
     assert (comparison[["seconds", "megapixels/s"]] > 0).all(axis=None)
     splicing = ("--overlap", 0, "--blend", "none")
     for method, flags in (("single pass", (*splicing, "--rotations", 1)), ("all", turns)):

@@ -63,7 +63,7 @@ def test_windows_and_blends_that_do_not_exist():
     for overlap in (-.1, 1, float("nan")):
         with pytest.raises(ValueError, match="overlap"):
             window_starts(100, 10, overlap)
-    with pytest.raises(ValueError, match="none of cosine, uniform, none"):
+    with pytest.raises(ValueError, match="none of cosine, root_cosine, tukey, uniform, none"):
         window_weights([0], 10, "linear")
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from utils.cli import progress
 from utils.files import write_text
 from utils.inference.predictor import predict_classes
+from utils.inference.sliding_window import WOVEN, turned_copies
 from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou, pooled_over
 
 # Scales that are compared where the chosen options name no others.
@@ -28,13 +29,18 @@ class Measured(NamedTuple):
 
 
 def compared_options(chosen):
-    """{name: InferenceOptions}: the original's splicing, each improvement of `chosen` on it alone,
-    and all."""
-    single = replace(chosen, overlap=0, blend="none", rotations=1, flips=False, scales=(1.0,))
+    """{name: InferenceOptions}: the original's splicing, each improvement of `chosen` on it alone
+    (woven turns with the blending that they need), and all, with as many images a call."""
+    images_a_call = chosen.batch_size * turned_copies(chosen.rotations)
+    single = replace(chosen, overlap=0, blend="none", batch_size=images_a_call, rotations=1,
+                     flips=False, scales=(1.0,))
     blending = {"overlap": chosen.overlap, "blend": chosen.blend}
     scales = {"scales": chosen.scales if len(chosen.scales) > 1 else COMPARED_SCALES}
-    turns = {"rotations": max(2, chosen.rotations), "flips": chosen.flips}
+    rotations = chosen.rotations if chosen.rotations in (2, 4) else 4
+    turns = {"rotations": rotations, "flips": chosen.flips,
+             "batch_size": max(1, images_a_call // rotations)}
     return {"single pass": single, "+ blending": replace(single, **blending),
+            "+ woven turns": replace(single, **blending, rotations=WOVEN),
             "+ scales": replace(single, **scales), "+ rotations": replace(single, **turns),
             "all": replace(single, **scales, **turns, **blending)}
 

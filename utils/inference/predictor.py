@@ -9,7 +9,7 @@ from deeplab_v3 import deeplab_v3
 from utils.classes import IGNORE
 from utils.data.resampling import covering_window
 from utils.inference.own_grid import on_own_grid
-from utils.inference.sliding_window import predict_strips
+from utils.inference.sliding_window import predict_strips, turned_copies
 from utils.inference.tta import augmented_probabilities
 from utils.training.checkpoints import restore_model
 
@@ -33,7 +33,8 @@ def build_predictor(session, config, precision, options):
     """One such function, in the session's graph; it may be called once variables have values."""
     images = tf.placeholder(tf.uint8, [None, options.window, options.window, config.in_channels])
     probabilities = augmented_probabilities(images, probabilities_of(config, precision),
-                                            options.rotations, options.flips, options.scales)
+                                            turned_copies(options.rotations), options.flips,
+                                            options.scales)
 
     def predict(batch):
         try:
