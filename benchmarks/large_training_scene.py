@@ -1,7 +1,6 @@
 """Peak memory and tiles per second of preprocess.py on a scene larger than memory.
 
-Run as: python -m benchmarks.large_training_scene --image dataset/demo/origin/5.png
-        python -m benchmarks.large_training_scene --image dataset/demo/origin/5.png --filled 1
+Run as: python -m benchmarks.large_training_scene --image ../shared/data/dubai/5.jpg
 
 A pair of GeoTIFFs (scene and label, tiled, deflate) is made of one smaller scene again and again.
 The share --filled of the rows of blocks has pixels; the rest is sparse: it takes no space on disk

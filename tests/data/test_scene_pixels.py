@@ -1,7 +1,7 @@
 """utils/data/scene_pixels.py: scenes held in memory and scenes left on disk read alike."""
 
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -102,21 +102,16 @@ def test_few_files_are_open_however_many_scenes_and_threads(tmp_path, draw_scene
         Scene(str(n), write_tiff(tmp_path / f"{n}.tif", np.stack([label] * 3, -1)),
               write_tiff(tmp_path / f"{n}_class.tif", label))
         for n, label in enumerate(labels)], table, (None, None, LabelOptions(), None), 64, 0)
-    wrong = []
 
     def read(seed):
         for number in np.random.default_rng(seed).permutation(20).tolist():
             image, label = pixels[number].read((11, 23), 64)
             expected = labels[number][11:75, 23:87]
-            if not ((label == expected).all() and (image[..., 1] == expected).all()):
-                wrong.append(number)
+            np.testing.assert_array_equal(label, expected)
+            np.testing.assert_array_equal(image[..., 1], expected)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
     files = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
              if os.path.exists(f"/proc/self/fd/{number}")]
     assert len([path for path in files if path.startswith(str(tmp_path))]) == 6
