@@ -26,6 +26,7 @@ from utils.data.scenes import common_stretch, read_scene
 from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
 from utils.inference.sliding_window import window_starts
+from utils.locks import locked
 
 TILES_AT_ONCE = 32
 MANY_SCENES = 50  # from so many on reading them shows a bar
@@ -85,6 +86,12 @@ def parse_arguments(arguments=None):
 def main():
     args = parse_arguments()
     leave_on_signals()
+    with locked(args.dataset, "wait until it is done, or choose another --dataset"):
+        cut_tile_set(args)
+
+
+def cut_tile_set(args):
+    """Reads the scenes and writes the tile set."""
     cv2.setNumThreads(1)  # the workers already fill the cores
     table = read_classes(args.classes)
     scenes = scenes_by_split(args)

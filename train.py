@@ -13,6 +13,7 @@ Where the weights come from, in this order:
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
+import contextlib
 import functools
 import os
 import sys
@@ -32,6 +33,7 @@ from utils.distributed.devices import (check_alike, choose_devices, on_each, par
                                        session_on)
 from utils.distributed.replicas import all_reduce_sum, device_number
 from utils.layers import BatchNorm
+from utils.locks import locked
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
 from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, latest_checkpoints,
@@ -218,6 +220,13 @@ def main():
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
     check_writable(run)
+    with (locked(run, "wait until it is done, or choose another --run") if devices.is_chief
+          else contextlib.nullcontext()):
+        return start_or_resume(args, defaults, run, devices)
+
+
+def start_or_resume(args, defaults, run, devices):
+    """Trains `run`, a folder, on `devices`. Returns the exit status."""
     tile_set = TileSet(args.dataset, read_classes(args.classes))
     before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
     if before and args.precision == AUTO:

@@ -1,5 +1,7 @@
 """utils/training/chief.py: which checkpoint is kept as the best."""
 
+import os
+import shutil
 import types
 
 import pytest
@@ -34,6 +36,7 @@ def evaluate(run, repository):
             step = tf.train.get_or_create_global_step()
             session.run(tf.global_variables_initializer())
             latest = latest_checkpoints(run)
+            settings.write(run)
             if latest.exist:
                 latest.restore(session)
             graph = types.SimpleNamespace(step=step, ema={})
@@ -54,6 +57,18 @@ def test_the_best_is_kept_across_starts_and_the_later_of_equals(evaluate):
 
 def test_without_validation_tiles_the_latest_is_the_best(evaluate):
     assert evaluate([(1, None), (2, None)]) == (BestScore(2, 2, None, .2), 2)
+
+
+def test_a_run_that_was_removed_meanwhile_is_not_begun_again(run, evaluate, monkeypatch):
+    save = Chief.save
+
+    def removed_before(chief, step):
+        shutil.rmtree(run)
+        save(chief, step)
+    monkeypatch.setattr(Chief, "save", removed_before)
+    with pytest.raises(OSError, match="run: removed or renamed while it was training, so step 1 "):
+        evaluate([(1, .3)])
+    assert not os.path.exists(run)
 
 
 def test_what_is_not_saved_yet_is_saved_at_the_end(run, evaluate, capsys):

@@ -22,7 +22,7 @@ from utils.classes import IGNORE
 from utils.data.rasters import RGB, Raster
 from utils.data.scene_table import TEST, read_scene_table
 from utils.data.scenes import encode_png, read_label
-from utils.files import remove_unfinished, replace_set, write_bytes
+from utils.files import remedy, remove_unfinished, replace_set, write_bytes
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
 FREQUENCIES, BANDS, SCENES = "class_frequencies.csv", "bands.json", "scene_list.csv"
@@ -216,8 +216,9 @@ def replacing_tile_set(folder):
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(f"{folder}: the tiles could not be written ({error.strerror or error}); free "
-                      "some space, or choose fewer --tiles or another --dataset") from error
+        reason = error.strerror or str(error)
+        raise OSError(f"{folder}: the tiles could not be written ({reason}); {remedy(reason)}, or "
+                      "choose fewer --tiles or another --dataset") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

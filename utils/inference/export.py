@@ -5,7 +5,7 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
-from utils.files import replacing
+from utils.files import remedy, replacing
 from utils.inference.predictor import probabilities_of
 from utils.training.checkpoints import error_reason, restore_model
 
@@ -36,6 +36,6 @@ def export_model(folder, checkpoint, settings, precision):
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not isinstance(error, tf.errors.OpError):
                     raise
-                raise OSError(f"{folder}: the model could not be written "
-                              f"({error_reason(error)}); free some space or choose another folder"
-                              ) from None
+                reason = error_reason(error)
+                raise OSError(f"{folder}: the model could not be written ({reason}); "
+                              f"{remedy(reason)} or choose another folder") from None

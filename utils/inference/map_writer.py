@@ -1,6 +1,7 @@
 """The files of a mapped scene, written strip by strip: class map, probabilities, pictures."""
 
 import contextlib
+import errno
 import math
 import os
 import shutil
@@ -10,7 +11,7 @@ import rasterio
 from rasterio.windows import Window
 
 from utils.classes import IGNORE, colour_map
-from utils.files import replacing
+from utils.files import remedy, replacing
 from utils.inference.visualise import overlay, rgb_of
 from utils.quiet import without_stderr
 from utils.data.rasters import is_gdal_error
@@ -177,10 +178,14 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=()):
             if not is_gdal_error(error):
                 raise
             # GDAL does not say why, and its file is still there to fill the disk.
-            is_full = shutil.disk_usage(os.path.dirname(temporary) or ".").free < FULL_DISK
-            raise OSError(f"{path}: could not be written "
-                          f"({'No space left on device' if is_full else error}); free some space "
-                          "or choose another folder") from None
+            folder = os.path.dirname(temporary) or "."
+            reason = str(error)
+            if not os.path.isdir(folder):
+                reason = os.strerror(errno.ENOENT)
+            elif shutil.disk_usage(folder).free < FULL_DISK:
+                reason = os.strerror(errno.ENOSPC)
+            raise OSError(f"{path}: could not be written ({reason}); {remedy(reason)} or choose "
+                          "another folder") from None
 
 
 class _BlockRows:

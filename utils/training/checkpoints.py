@@ -11,6 +11,7 @@ import os
 
 import tensorflow.compat.v1 as tf
 
+from utils.files import remedy
 from utils.training.ema import average_name
 
 LATEST, BEST = "latest", "best"
@@ -80,9 +81,10 @@ class Checkpoints:
                              write_meta_graph=False)
         except (tf.errors.OpError, OSError, ValueError) as error:
             self._remove_unfinished()
+            reason = error_reason(error)
             raise OSError(f"{self.folder}: checkpoint of step {step} could not be written "
-                          f"({error_reason(error)}); free some space, then start the same run "
-                          "again to resume from the last whole checkpoint") from error
+                          f"({reason}); {remedy(reason)}, then start the same run again to resume "
+                          "from the last whole checkpoint") from error
 
     @property
     def _state_file(self):

@@ -6,7 +6,7 @@ import time
 
 from utils.cli import progress
 from utils.training.checkpoints import best_checkpoints
-from utils.training.run import BestScore
+from utils.training.run import BestScore, is_run
 from utils.training.tensorboard import (EventWriter, finished_summary, scalar_summary,
                                         settings_summary)
 
@@ -60,7 +60,10 @@ class Chief:
         self._began = time.perf_counter()
 
     def save(self, step):
-        """Saves the latest checkpoint."""
+        """Saves the latest checkpoint. Raises OSError, also where the run's folder is gone."""
+        if not is_run(self._run):  # saving would begin it again, without its settings
+            raise OSError(f"{self._run}: removed or renamed while it was training, so step {step} "
+                          "could not be saved; start again, with another --run")
         self._latest.save(self._session, step)
         self._saved = step
         self._began = time.perf_counter()
