@@ -36,14 +36,13 @@ from utils.layers import BatchNorm
 from utils.locks import locked
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
-from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, latest_checkpoints,
-                                        model_variables)
+from utils.training.checkpoints import error_reason, latest_checkpoints, model_variables
 from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
 from utils.training.evaluation import Evaluator, read_held_out
 from utils.training.run import (RunSettings, append_start, check_same_settings, check_writable,
-                                new_run_name, recipe_of)
+                                new_run_name, recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
 
 
@@ -228,7 +227,7 @@ def main():
 def start_or_resume(args, defaults, run, devices):
     """Trains `run`, a folder, on `devices`. Returns the exit status."""
     tile_set = TileSet(args.dataset, read_classes(args.classes))
-    before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
+    before = settings_to_resume(run)
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
     held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,

@@ -27,7 +27,7 @@ def evaluate(run, repository):
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     settings = RunSettings(ModelConfig(5), table, 64)
 
-    def begin(scores):
+    def begin(scores, save=True):
         given = dict(scores)
         evaluator = types.SimpleNamespace(evaluate=lambda step, _: {
             "mean_iou": given[step], "held_out_mean_iou": step / 10})
@@ -43,7 +43,8 @@ def evaluate(run, repository):
             chief = Chief(ARGS, session, graph, run, settings, latest, evaluator)
             for number, _ in scores:
                 session.run(step.assign(number))
-                chief.save(number)
+                if save:
+                    chief.save(number)
                 chief.evaluate(number)
             chief.finish(number)
         return BestScore.read(run), Checkpoints(run, BEST).find()[1]
@@ -57,6 +58,16 @@ def test_the_best_is_kept_across_starts_and_the_later_of_equals(evaluate):
 
 def test_without_validation_tiles_the_latest_is_the_best(evaluate):
     assert evaluate([(1, None), (2, None)]) == (BestScore(2, 2, None, .2), 2)
+
+
+def test_a_best_never_stands_without_a_latest(run, evaluate, monkeypatch):
+    """A run killed after its first evaluation would be begun again over it."""
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda checkpoints, session, step: saved.append(
+        (os.path.basename(checkpoints.folder), step)))
+    with pytest.raises(FileNotFoundError):  # nothing was saved
+        evaluate([(1, .3)], save=False)
+    assert saved == [(LATEST, 1), (BEST, 1)]
 
 
 def test_a_run_that_was_removed_meanwhile_is_not_begun_again(run, evaluate, monkeypatch):

@@ -16,7 +16,7 @@ from utils.cli import stop_event
 from utils.training.checkpoints import BEST, LATEST
 from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSettings, append_start,
                                 check_same_settings, check_writable, find_run, read_starts,
-                                recipe_of)
+                                recipe_of, settings_to_resume)
 
 CLASSES = [{"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]
 PLAIN = {"model": {"num_classes": 2}, "tile_size": 64, "classes": CLASSES}
@@ -35,7 +35,7 @@ def write_run(logs, name, changed=None):
     run = os.path.join(logs, name)
     write_settings(run, PLAIN)
     if changed:
-        state = os.path.join(run, LATEST, "checkpoint")
+        state = os.path.join(run, LATEST, "step-1.index")
         os.makedirs(os.path.dirname(state))
         open(state, "w").close()
         os.utime(state, (changed, changed))
@@ -88,6 +88,16 @@ def test_every_flag_is_in_the_recipe_but_those_named():
         "summary_every", "histograms", "classes", "crop_size", "test_scene", "backbone",
         "output_stride", "multi_grid", "decoder", "width"}
     assert recipe["steps"] == 3 and recipe["seed"] == 7
+
+
+def test_a_run_of_which_only_the_best_is_left_is_not_begun_again(logs):
+    run = write_run(logs, "a")
+    assert settings_to_resume(run) is None  # it never saved
+    os.makedirs(os.path.join(run, BEST))
+    open(os.path.join(run, BEST, "step-4.index"), "w").close()
+    with pytest.raises(ValueError, match="a/best: a checkpoint, but there is no latest"):
+        settings_to_resume(run)
+    assert settings_to_resume(write_run(logs, "b", 1)).crop_size == 64
 
 
 def test_find_run_takes_the_one_that_saved_last_or_the_named(logs):

@@ -76,6 +76,8 @@ class Chief:
         scores = self._evaluator.evaluate(step, self._writer)
         best = self._best
         if (scores["mean_iou"] or 0) >= (best.mean_iou or 0):
+            if self._saved < step:  # a best without a latest could not be resumed
+                self.save(step)
             self._best_checkpoints.save(self._session, step)
             best.step, best.mean_iou = step, scores["mean_iou"]
             best.held_out_mean_iou = scores["held_out_mean_iou"]

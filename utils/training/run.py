@@ -94,6 +94,19 @@ class RunSettings:
         return RunSettings.from_json(_read_json(path), path)
 
 
+def settings_to_resume(run):
+    """The RunSettings of a run that has a latest checkpoint; None for a new run. Raises ValueError
+    where only the best one is left, over which a new run would write."""
+    if Checkpoints(run, LATEST).exist:
+        return RunSettings.read(run)
+    best = Checkpoints(run, BEST)
+    if best.exist:
+        raise ValueError(f"{best.folder}: a checkpoint, but there is no latest one to go on from; "
+                         f"choose another --run (--pretrained {run} takes its weights), or remove "
+                         "that folder to begin again")
+    return None
+
+
 def recipe_of(flags, tiles_checksum):
     """The recipe: all of train.py's `flags` (a dict) but those named above."""
     return {name: value for name, value in flags.items()
