@@ -15,8 +15,8 @@ import time
 
 import numpy as np
 
-from utils.cli import (TEST_SCENE, argument_parser, error_line, leave_on_signals, part_of, positive,
-                       progress, run_script, scale, share)
+from utils.cli import (TEST_SCENE, argument_parser, error_line, error_of, leave_on_signals, part_of,
+                       positive, progress, run_script, scale, share)
 from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
@@ -140,6 +140,7 @@ def main(arguments=None, open_predictors=open_predictors):
                 with open_scene(scene, args.bands, settings, table) as (image, label):
                     print(f"{scene.name}: {describe(image)}")
                     if predictors is None:  # after the first scene's checks: mistakes show at once
+                        predictors = ()  # what fails now is the run's fault, not one scene's
                         precision = choose_precision(args, run, settings, options,
                                                      len(todo) * image.height * image.width)
                         predictors = stack.enter_context(open_predictors(
@@ -154,9 +155,12 @@ def main(arguments=None, open_predictors=open_predictors):
                         scored[scene.name] = map_scene(
                             image, label, predictors[0], options, table, paths[scene],
                             source | input_tags(image))
-            except (ValueError, OSError) as error:
-                if len(scenes) == 1:
+            except Exception as error:
+                if predictors == ():
                     raise
+                error = error_of(scene.image_path, error)
+                if len(scenes) == 1:
+                    raise error
                 errors.append(error_line(error))
                 print(f"{scene.name}: failed; see the end")
     labelled = {scene.name: scored.get(scene.name) for scene in part if scene.label_path}

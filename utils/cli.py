@@ -1,8 +1,10 @@
 """What the three scripts share on the command line: flags, progress, and how a mistake ends."""
 
 import argparse
+import codecs
 import contextlib
 import copy
+import io
 import os
 import signal
 import sys
@@ -129,6 +131,18 @@ def error_line(error):
     return f"{os.path.basename(sys.argv[0])}: error: {message}"
 
 
+def error_of(path, error):
+    """What is told of an `error` that came up with the file at `path`: a ValueError that names it,
+    unless it is one of ours, which name their file and what to do."""
+    if isinstance(error, (ValueError, OSError, MemoryError)) and (
+            path in str(error) or "; " in str(error)):
+        return error
+    named = ValueError(f"{path}: {type(error).__name__}: {error}; if nothing is wrong with the file, "
+                       "report this")
+    named.__cause__ = error
+    return named
+
+
 def run_script(main):
     """Runs `main()`; bad input ends with one line on stderr and exit status 2.
 
@@ -137,6 +151,10 @@ def run_script(main):
     """
     if sys.stdout is None:  # closed by the caller (>&-)
         sys.stdout = open(os.devnull, "w")
+    codecs.register_error("legible", _legible)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="legible")
     try:
         status = main()
         _flush_output()
@@ -153,6 +171,13 @@ def run_script(main):
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _legible(error):
+    """A stream's way with what its encoding lacks; a byte of a file's name, say, comes as \\xe9."""
+    characters = error.object[error.start:error.end]
+    return "".join(f"\\x{ord(one) - 0xdc00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
+                   for one in characters), error.end
 
 
 def _flush_output():

@@ -60,13 +60,22 @@ class Raster:
                 self._dataset = rasterio.open(path)
             self.height, self.width, self.bands = (
                 self._dataset.height, self._dataset.width, self._dataset.count)
-            self.dtype = np.dtype(self._dataset.dtypes[0])
+            self.dtype = self._dtype()
             # A file that was cut off lacks its end: better noticed now than after hours.
             self.samples(self.height - 1, self.width - 1, 1, 1, (1,))
         else:
             self._pixels = _decode(path)
             self.height, self.width, self.bands = self._pixels.shape
             self.dtype = self._pixels.dtype
+
+    def _dtype(self):
+        """That of the samples, for numpy."""
+        name = self._dataset.dtypes[0]
+        try:
+            return np.dtype(name)
+        except TypeError:  # complex_int16
+            raise ValueError(f"{self.path}: samples of {name}; convert them to whole or real "
+                             "numbers") from None
 
     def __enter__(self):
         return self
@@ -268,6 +277,10 @@ def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
 
 
 def _check_readable(path):
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # GDAL's names are UTF-8, and so are our tables
+        raise ValueError(f"{path}: its name, or a folder's, is not UTF-8; rename it") from None
     try:
         with open(path, "rb"):
             pass
