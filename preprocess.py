@@ -8,6 +8,8 @@ Reads <dataset>/origin, or what the flags name; writes <dataset>/train, <dataset
 their lists.
 """
 
+import utils  # noqa: F401  (first, for Ctrl-C)
+
 import os
 from concurrent.futures import ThreadPoolExecutor
 

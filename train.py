@@ -23,8 +23,8 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES, Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
-from utils.cli import (above_zero, argument_parser, non_negative, part_above_0, port, positive,
-                       probability, run_script, scale, share, stop_event)
+from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, part_above_0,
+                       port, positive, probability, run_script, scale, share, stop_event)
 from utils.data.augment_tf import augment_online, check_crop
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
@@ -211,6 +211,7 @@ def build_graph(args, settings, tile_set, devices):
 
 def main():
     args, defaults = parse_arguments()
+    leave_on_signals()
     if args.list:
         print(format_runs(args.logs))
         return 0
@@ -299,8 +300,8 @@ def train(args, session, graph, run, tile_set, devices, chief):
     session.run(graph.start_of_data)
     asked, stopped = stop_event(), False
     if chief:
-        chief.catch_up(step, is_evaluated(args, step))
-    while step < args.steps and not stopped:
+        chief.catch_up(step, is_evaluated(args, step), asked)
+    while step < args.steps and not (asked.is_set() if devices.hosts == 1 else stopped):
         fetches = {name: getattr(graph, name) for name in (
             "update", "loss", "loss_with_decay", "rate", "stops_asked")}
         if args.histograms and is_evaluated(args, step + 1):
@@ -320,10 +321,8 @@ def train(args, session, graph, run, tile_set, devices, chief):
             if step % args.save_every == 0 or step == args.steps:
                 chief.save(step)
             if is_evaluated(args, step) and not stopped:
-                chief.evaluate(step)
-    if chief:
-        chief.finish(step)
-    return 0 if step == args.steps else 130
+                chief.evaluate(step, asked)
+    return 0 if (chief.finish(step) if chief else step == args.steps) else 130
 
 
 def is_evaluated(args, step):

@@ -12,6 +12,8 @@ import threading
 
 from tqdm import tqdm
 
+from utils import end_at_once
+
 SECONDS_BETWEEN_LINES = 30
 TEST_SCENE = "5"
 
@@ -149,6 +151,8 @@ def run_script(main):
     The modules raise ValueError or OSError with the name of the file and what to do. Set
     DEEPLAB_TRACEBACK=1 to see where an error was raised.
     """
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.stdout is None:  # closed by the caller (>&-)
         sys.stdout = open(os.devnull, "w")
     codecs.register_error("legible", _legible)
