@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from utils.cli import (TEST_SCENE, argument_parser, error_line, error_of, leave_on_signals, part_of,
-                       positive, progress, run_script, scale, share)
+                       positive, progress, run_script, scale, share, side)
 from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
@@ -41,7 +41,7 @@ CHECKED_ROWS = 512  # of a label, at a time
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument_group("run").add_argument
     add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
@@ -69,7 +69,7 @@ def parse_arguments(arguments=None):
         "then pools the scores of all parts")
 
     add = parser.add_argument_group("map").add_argument
-    add("--window", type=positive, metavar="PIXELS",
+    add("--window", type=side, metavar="PIXELS",
         help="side of a window; by default the size that the run was trained on")
     add("--overlap", type=share, default=0.5,
         help="share of a window that the next one covers again, from 0 to below 1")

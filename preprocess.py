@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.classes import read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, positive, probability,
-                       progress, run_script)
+                       progress, run_script, side)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.data.sampling import (allowed_corners, choose_validation_tiles, draw_corner,
                                  rare_class_corners, tiles_by_scene)
@@ -39,7 +39,7 @@ FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     add = parser.add_argument_group("scenes").add_argument
     add("--scenes", nargs="+", metavar="NAME",
         help="scenes to train on; by default all labelled ones but --test_scene")
@@ -53,7 +53,7 @@ def parse_arguments(arguments=None):
         "98th percentile of all scenes together. By default three bands of 8 bits")
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
-    add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
+    add("--tile_size", type=side, default=256, help="side of a tile, pixels")
     add("--crops_per_scene", choices=("area", "equal"), default="area",
         help="in proportion to a scene's area, or the same number from each")
     add("--rare_class_weight", type=probability, default=0.0, metavar="SHARE",

@@ -24,7 +24,7 @@ import tensorflow.compat.v1 as tf
 from deeplab_v3 import BACKBONES, Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, part_above_0,
-                       port, positive, probability, run_script, scale, share, stop_event)
+                       port, positive, probability, run_script, scale, share, side, stop_event)
 from utils.data.augment_tf import augment_online, check_crop
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
@@ -48,7 +48,7 @@ from utils.training.run_list import format_runs
 
 def parse_arguments(arguments=None):
     """(flags, of the command line or of a list of strings; their defaults, as a dict)."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     add = parser.add_argument_group("run").add_argument
     add("--logs", default="logs", help="folder of all runs, for tensorboard --logdir")
     add("--list", action="store_true", help="show the runs in --logs and their scores, and leave")
@@ -122,7 +122,7 @@ def parse_arguments(arguments=None):
     add("--augment_online", action="store_true",
         help="cut, turn, mirror and colour every tile anew in each epoch; for plain tiles "
         "(preprocess.py --no_augment)")
-    add("--crop_size", type=positive, metavar="PIXELS",
+    add("--crop_size", type=side, metavar="PIXELS",
         help="side of the crops that --augment_online cuts from larger tiles; by default whole "
         "tiles")
     add("--scale_range", type=scale, nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"),

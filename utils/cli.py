@@ -18,23 +18,31 @@ SECONDS_BETWEEN_LINES = 30
 TEST_SCENE = "5"
 
 
-def argument_parser(description):
-    """A parser whose help shows every default, with the flags that all three scripts know."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=_HelpFormatter)
-    parser.add_argument("--dataset", default="dataset",
-                        help="working folder: scenes, tiles and their lists")
-    parser.add_argument("--origin", default=None, metavar="FOLDER",
-                        help="folder of the labelled scenes; by default origin/ in --dataset")
-    parser.add_argument("--test_scene", nargs="+", default=[TEST_SCENE], metavar="NAME",
-                        help="names of the held-out scenes, never trained on, also as patterns")
-    parser.add_argument("--classes", default="dataset/classes.csv", metavar="FILE",
-                        help="class table: id, name, colour")
-    parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
+def plain_parser(doc):
+    """A parser whose help shows every default. doc: its first line describes the program, and its
+    indented lines are the examples at the end of the help."""
+    description, *lines = doc.splitlines()
+    examples = "\n".join(line for line in lines if line.startswith("    "))
+    return argparse.ArgumentParser(description=description, epilog=f"examples:\n{examples}",
+                                   formatter_class=_HelpFormatter)
+
+
+def argument_parser(doc):
+    """A `plain_parser` with the flags that all three scripts know."""
+    parser = plain_parser(doc)
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", default="dataset", help="working folder: scenes, tiles and their lists")
+    add("--origin", default=None, metavar="FOLDER",
+        help="folder of the labelled scenes; by default origin/ in --dataset")
+    add("--test_scene", nargs="+", default=[TEST_SCENE], metavar="NAME",
+        help="names of the held-out scenes, never trained on, also as patterns")
+    add("--classes", default="dataset/classes.csv", metavar="FILE",
+        help="class table: id, name, colour")
+    add("--seed", type=natural, default=0, help="seed of everything random")
     return parser
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows every default but None, of which the help itself says what is done."""
 
     def add_argument(self, action):
@@ -66,11 +74,13 @@ def number(kind, low=None, high=None, above=None, below=None):
 
 
 LARGEST = 1 << 63  # what TensorFlow's whole numbers hold
+LARGEST_SIDE = 1 << 14  # of what the network sees at once, pixels; it has memory for no more
 positive, natural = number(int, low=1), number(int, low=0)
 non_negative, above_zero = number(float, low=0), number(float, above=0)
 probability, share = number(float, 0, 1), number(float, low=0, below=1)
 part_above_0 = number(float, above=0, high=1)
 scale = number(float, 0.1, 10)  # what pictures may be enlarged or reduced by
+side = number(int, 1, LARGEST_SIDE)
 port = number(int, 1024, 65535)  # those that need no rights
 
 

@@ -123,18 +123,54 @@ def test_damaged_settings_are_named(logs, text):
     run = write_run(logs, "a")
     with open(os.path.join(run, SETTINGS), "w") as file:
         file.write(text)
-    with pytest.raises(ValueError, match="a/settings.json: not "):
+    with pytest.raises(ValueError, match="a/settings.json: (not|damaged: \\w+ is missing)"):
         RunSettings.read(run)
 
 
-@pytest.mark.parametrize("damage", [
-    {"classes": None}, {"classes": "abc"}, {"classes": CLASSES[:1]},
-    {"classes": [{"name": "land"}] * 2}, {"classes": [{"name": "land", "colour": "zz"}] * 2},
-    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"},
-    {"training": None}])
-def test_settings_of_wrong_values_are_named(tmp_path, damage):
-    write_settings(str(tmp_path), PLAIN | damage)
-    with pytest.raises(ValueError, match="settings.json: not the settings of a run"):
+THIRD = {"id": 255, "name": "unknown", "values": [0], "colour": None}
+
+
+@pytest.mark.parametrize("field, values", [
+    ("classes", [None, "abc", 7, CLASSES[:1], CLASSES + [CLASSES[0]], [{"name": "land"}] * 2,
+                 [{"name": "land", "colour": "zz"}] * 2, [{"name": 1, "colour": "#000000"}] * 2,
+                 [CLASSES[0] | {"colour": 5}, CLASSES[1]], CLASSES + [{"values": [1]}],
+                 CLASSES + [THIRD | {"id": 7}], CLASSES + [THIRD | {"values": 3}],
+                 CLASSES + [THIRD | {"values": ["x"]}], CLASSES + [THIRD | {"name": None}],
+                 CLASSES + [{"name": "third", "colour": "#ff0000"}]]),
+    ("model", ["x", [], None, 3]),
+    ("num_classes", [None, "2", 2.0, -1]),
+    ("multi_grid", [[1, 2], "124", [1, 2, 0], [10 ** 9, 1, 1]]),
+    ("tile_size", [0, -64, "64", 64.0, 10 ** 9, 1e9, None, True, [64]]),
+    ("training", ["x", [], 5]),
+    ("precision", ["float99", 16, ["float32"], "auto"]),
+    ("test_scene", [5, {}, [5], [None]]),
+    ("bands", [0, 3, "321", [], [3, 2, 0], [3, 2, 1.0], [3, 2], [3, 2, 1, 4], [True, 2, 1]]),
+    ("stretch", [5, "x", [[0, 1]], [[0, 1]] * 4, [[1, 0]] * 3, [[0, float("nan")]] * 3,
+                 [[0, float("inf")]] * 3, [[0, "1"]] * 3, [0, 1, 2], [[5, 5]] * 3])])
+def test_a_damaged_setting_is_one_line_that_names_it(tmp_path, field, values):
+    for value in values:
+        whole = PLAIN | {"model": {"num_classes": 2}, "training": {"seed": 0}} | BANDS
+        nested = {"num_classes": "model", "multi_grid": "model", "precision": "training"}
+        place = whole[nested[field]] if field in nested else whole
+        place[field] = value
+        write_settings(str(tmp_path), whole)
+        with pytest.raises(ValueError) as error:
+            RunSettings.read(str(tmp_path))
+        line = str(error.value)
+        assert line.startswith(f"{tmp_path}/settings.json: damaged: ") and "\n" not in line
+        assert field in line and "; restore it or train again" in line, line
+
+
+def test_bands_that_are_missing_are_not_taken_for_rgb(tmp_path):
+    """A damaged name of a field is a field that is missing."""
+    write_settings(str(tmp_path), PLAIN | {"bandz": [4, 3, 2]})
+    with pytest.raises(ValueError, match="settings.json: it has settings .* not know .bandz.;"):
+        RunSettings.read(str(tmp_path))
+    write_settings(str(tmp_path), PLAIN | {"model": {"num_classes": 2, "bands": 4}})
+    with pytest.raises(ValueError, match="settings.json: damaged: bands is missing, not one for "):
+        RunSettings.read(str(tmp_path))
+    write_settings(str(tmp_path), PLAIN | {"stretch": BANDS["stretch"]})
+    with pytest.raises(ValueError, match="settings.json: damaged: stretch is "):
         RunSettings.read(str(tmp_path))
 
 

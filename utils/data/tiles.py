@@ -177,14 +177,28 @@ def read_bands(folder):
     try:
         with open(path, encoding="utf-8") as file:
             noted = json.load(file)
-        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
-                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
+        bands, stretch = noted["bands"], noted["stretch"]
+        if bands and not are_bands(bands) or stretch and not (
+                are_limits(stretch) and len(stretch) == len(bands)):
             raise ValueError
         return {name: noted[name] for name in ("bands", "stretch") if noted[name]}
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
+
+
+def are_bands(value):
+    """Whether a plain value is numbers of bands."""
+    return (isinstance(value, list) and len(value) > 0
+            and all(type(band) is int and band > 0 for band in value))
+
+
+def are_limits(value):
+    """Whether a plain value is a stretch: a list of pairs of numbers, low < high."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(x) in (int, float) for x in pair)
+        and -np.inf < pair[0] < pair[1] < np.inf for pair in value)
 
 
 def _check_class_names(folder, table):

@@ -15,8 +15,12 @@ from dataclasses import dataclass
 
 from deeplab_v3 import ModelConfig
 from utils import files
-from utils.classes import ClassTable, read_classes
+from utils.classes import ALL_OTHERS, IGNORE, ClassTable, read_classes
+from utils.cli import LARGEST_SIDE
+from utils.data.rasters import RGB
 from utils.data.scene_table import named
+from utils.data.tiles import are_bands, are_limits
+from utils.precision import FLOAT32, PRECISIONS
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
@@ -27,6 +31,41 @@ FREE_FLAGS = {"logs", "list", "run", "devices", "slurm", "origin", "test_display
 STATED = {"classes", "crop_size", "test_scene"} | {f.name for f in dataclasses.fields(ModelConfig)}
 # Names of fields in settings.json where they differ from the flags'.
 FLAGS = {"tile_size": "crop_size"}
+
+
+def _is_recipe(value):
+    # train.py compares the others with its flags when a run resumes.
+    return value.get("precision", FLOAT32) in [*PRECISIONS] if isinstance(value, dict) else False
+
+
+def _are_names(value):
+    names = [value] if isinstance(value, str) else value
+    return names is None or isinstance(names, list) and all(isinstance(n, str) for n in names)
+
+
+def _is_class_table(value):
+    try:
+        table = ClassTable.from_settings(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    known = {*range(len(table)), IGNORE}
+    return (2 <= len(table) <= IGNORE and all(isinstance(name, str) for name in table.names)
+            and len({*table.names}) == len(table) and all(
+                type(row.id) is int and row.id in known and isinstance(row.name, str)
+                and all(type(one) is int or one == ALL_OTHERS for one in row.values)
+                for row in table.rows))
+
+
+# The fields of settings.json: what each is, and whether a value (None where it is missing) fits.
+FIELDS = {
+    "model": ("a set of fields", lambda value: isinstance(value, dict)),
+    "classes": ("a class table", _is_class_table),
+    "tile_size": (f"a whole number from 1 to {LARGEST_SIDE}",
+                  lambda value: type(value) is int and 0 < value <= LARGEST_SIDE),
+    "test_scene": ("a name or names", _are_names),
+    "training": ("train.py's flags", lambda value: value is None or _is_recipe(value)),
+    "bands": ("numbers of bands from 1", lambda value: value is None or are_bands(value)),
+    "stretch": ("pairs (low, high)", lambda value: value is None or are_limits(value))}
 
 
 @dataclass(frozen=True)
@@ -58,21 +97,32 @@ class RunSettings:
     @staticmethod
     def from_json(values, path):
         """Checks the plain values of the file `path`, of any version. Raises ValueError."""
-        try:
-            table = ClassTable.from_settings(values["classes"])
-            size, recipe = values["tile_size"], values.get("training", {})
-            scenes = values.get("test_scene")
-            complete = (isinstance(size, int) and size > 0 and isinstance(recipe, dict)
-                        and len(table) == values["model"]["num_classes"]
-                        and isinstance(scenes, str | list | None))
-        except (KeyError, TypeError, ValueError):
-            complete = False
-        if not complete:
-            raise ValueError(f"{path}: not the settings of a run, which have model, tile_size and "
-                             "a row of classes for each of the model's; restore it or train again")
-        return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
-                           [scenes] if isinstance(scenes, str) else scenes, recipe,
-                           values.get("bands"), values.get("stretch"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: not the settings of a run; restore it or train again")
+        if unknown := sorted(set(values) - set(FIELDS)):
+            raise ValueError(f"{path}: it has settings that this code does not know "
+                             f"({', '.join(unknown)}); restore it, or use the code that trained it")
+
+        def refuse(name, what):
+            found = repr(values[name])[:80] if name in values else "missing"
+            raise ValueError(f"{path}: damaged: {name} is {found}, not {what}; restore it or train "
+                             "again")
+
+        for name, (what, fits) in FIELDS.items():
+            if not fits(values.get(name)):
+                refuse(name, what)
+        model = ModelConfig.from_json(values["model"], path)
+        table = ClassTable.from_settings(values["classes"])
+        bands, stretch, scenes = (values.get(name) for name in ("bands", "stretch", "test_scene"))
+        if len(table) != model.num_classes:
+            refuse("classes", f"a row for each of the model's {model.num_classes}")
+        if len(bands or RGB) != model.in_channels:
+            refuse("bands", f"one for each of the model's {model.in_channels} channels")
+        if stretch is not None and len(stretch) != len(bands or ()):
+            refuse("stretch", "a pair for each of the bands")
+        return RunSettings(model, table, values["tile_size"],
+                           [scenes] if isinstance(scenes, str) else scenes,
+                           values.get("training") or {}, bands, stretch)
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
