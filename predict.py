@@ -21,6 +21,7 @@ from utils.data.rasters import RGB, TIFF, Image, Label, check_same_place
 from utils.data.scene_table import matching_names
 from utils.data.scenes import check_same_size, held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes
+from utils.idle_flags import PREDICT, tell_idle_flags
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
 from utils.inference.export import export_model
@@ -41,7 +42,7 @@ CHECKED_ROWS = 512  # of a label, at a time
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, seeded=False)
     parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument_group("run").add_argument
     add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
@@ -93,7 +94,9 @@ def parse_arguments(arguments=None):
         help="also write one band per class: 0 to 254 for probabilities of 0 to 1, 255 for nodata")
     add("--compare", action="store_true",
         help="score single pass, blending, scales, rotations and all of them side by side")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    tell_idle_flags(parser, args, PREDICT)
+    return args
 
 
 def main(arguments=None, open_predictors=open_predictors):

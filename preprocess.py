@@ -27,6 +27,7 @@ from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, s
 from utils.data.scenes import common_stretch, read_scene
 from utils.data.tiles import (SCENES, TRAINING_LIST, check_free_space, class_frequencies,
                               replacing_tile_set, write_lists, write_tile)
+from utils.idle_flags import PREPROCESS, tell_idle_flags
 from utils.inference.sliding_window import window_starts
 from utils.locks import locked
 
@@ -75,6 +76,7 @@ def parse_arguments(arguments=None):
     args = parser.parse_args(arguments)
     if args.no_augment:
         vars(args).update(dict.fromkeys(AUGMENTATIONS, 0.0))
+    tell_idle_flags(parser, args, PREPROCESS)
     if args.gamma_range[0] > args.gamma_range[1]:
         parser.error("--gamma_range needs LOW <= HIGH")
     if sum(getattr(args, name) for name in TURNS) > 1:

@@ -13,7 +13,6 @@ Where the weights come from, in this order:
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
-import contextlib
 import functools
 import os
 import sys
@@ -32,8 +31,9 @@ from utils.distributed import cluster
 from utils.distributed.devices import (check_alike, choose_devices, on_each, part_of_batch,
                                        session_on)
 from utils.distributed.replicas import all_reduce_sum, device_number
+from utils.idle_flags import TRAIN, tell_idle_flags
 from utils.layers import BatchNorm
-from utils.locks import locked
+from utils.memory import check_memory
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
 from utils.training.checkpoints import error_reason, latest_checkpoints, model_variables
@@ -41,8 +41,8 @@ from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
 from utils.training.evaluation import Evaluator, read_held_out
-from utils.training.run import (RunSettings, append_start, check_same_settings, check_writable,
-                                new_run_name, recipe_of, settings_to_resume)
+from utils.training.run import (RunSettings, append_start, check_same_settings, held_run, new_run_name,
+                                recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
 
 
@@ -140,7 +140,9 @@ def parse_arguments(arguments=None):
         f"task, by default {cluster.SLURM_PORT}")
     add("--sync_batch_norm", action="store_true",
         help="batch statistics of all devices' tiles, not of each device's own")
-    return parser.parse_args(arguments), vars(parser.parse_args([]))
+    args = parser.parse_args(arguments)
+    tell_idle_flags(parser, args, TRAIN)
+    return args, vars(parser.parse_args([]))
 
 
 class Graph(NamedTuple):
@@ -218,10 +220,8 @@ def main():
     devices = choose_devices(args.devices, args.batch_size, args.slurm)
     if not devices.is_chief:
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
-    run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
-    check_writable(run)
-    with (locked(run, "wait until it is done, or choose another --run") if devices.is_chief
-          else contextlib.nullcontext()):
+    name = args.run or new_run_name(args.backbone, args.seed)
+    with held_run(args.logs, name, devices.is_chief) as run:
         return start_or_resume(args, defaults, run, devices)
 
 
@@ -234,6 +234,8 @@ def start_or_resume(args, defaults, run, devices):
     held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,
                              args.batch_size // devices.count)
     settings = choose_settings(args, tile_set, held_out.names, before)
+    check_memory(settings.model, args.batch_size // devices.hosts, settings.crop_size, True,
+                 "lower --batch_size or --crop_size")
     weights = None
     if before:
         check_same_settings(run, settings, defaults | {"precision": FLOAT32})

@@ -57,3 +57,17 @@ def test_run_script_gives_ctrl_c_back_to_python(monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before)
     assert left.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("printed", ["'x'", "'x', flush=True", "'x' * 100000"])
+def test_an_output_on_a_full_disk_is_named(printed, unbuffered):
+    script = f"from utils.cli import run_script\nrun_script(lambda: print({printed}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, text=True,
+                              stdout=full, stderr=subprocess.PIPE,
+                              env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert done.returncode == 2
+    assert done.stderr == ("-c: error: standard output: could not be written (No space left on "
+                           "device); let it be read to its end or send it to a file on a disk with "
+                           "free space\n")

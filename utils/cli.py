@@ -27,8 +27,9 @@ def plain_parser(doc):
                                    formatter_class=_HelpFormatter)
 
 
-def argument_parser(doc):
-    """A `plain_parser` with the flags that all three scripts know."""
+def argument_parser(doc, seeded=True):
+    """A `plain_parser` with the flags that all three scripts know. seeded: whether there is
+    anything random; else --seed is taken and not shown."""
     parser = plain_parser(doc)
     add = parser.add_argument_group("data").add_argument
     add("--dataset", default="dataset", help="working folder: scenes, tiles and their lists")
@@ -38,15 +39,16 @@ def argument_parser(doc):
         help="names of the held-out scenes, never trained on, also as patterns")
     add("--classes", default="dataset/classes.csv", metavar="FILE",
         help="class table: id, name, colour")
-    add("--seed", type=natural, default=0, help="seed of everything random")
+    add("--seed", type=natural, default=0, 
+        help="seed of everything random" if seeded else argparse.SUPPRESS)
     return parser
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default but None, of which the help itself says what is done."""
+    """Shows every default but those that are nothing, of which the help says what is done."""
 
     def add_argument(self, action):
-        if action.default is None:
+        if action.default is None or action.default == ():
             action = copy.copy(action)
             action.default = argparse.SUPPRESS
         super().add_argument(action)
@@ -108,12 +110,8 @@ class _LinePerUpdate:
     def write(self, text):
         text = text.strip("\r\n ")
         if text:
-            try:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
-            except OSError as error:
-                # Without an errno, so that no file that is being written takes the blame.
-                raise OSError(_output_failed(error)) from None
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
 
     def flush(self):
         pass
@@ -169,6 +167,8 @@ def run_script(main):
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="legible")
+    for name in ("write", "flush"):
+        setattr(sys.stdout, name, _naming_output(getattr(sys.stdout, name)))
     try:
         status = main()
         _flush_output()
@@ -178,8 +178,6 @@ def run_script(main):
             raise
         with contextlib.suppress(OSError):
             _flush_output()
-        if isinstance(error, BrokenPipeError):
-            error = _output_failed(error)
         print(error_line(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -198,11 +196,20 @@ def _flush_output():
     """Flushes stdout. Where that fails, Python must not try again at its end and complain."""
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OSError(_output_failed(error)) from None
+        raise
 
 
-def _output_failed(error):
-    return (f"standard output: could not be written ({error.strerror}); let it be read to its end "
-            "or send it to a file on a disk with free space")
+def _naming_output(method):
+    """A method of stdout that names it where it fails; without an errno, so that no file that is
+    being written takes the blame."""
+    def call(*arguments):
+        try:
+            return method(*arguments)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(f"standard output: could not be written ({error.strerror}); let it be "
+                          "read to its end or send it to a file on a disk with free space") from None
+    return call

@@ -41,6 +41,12 @@ def replacing(path):
             os.remove(temporary)
 
 
+def check_plain(path):
+    """Raises ValueError for a pipe or a device, which may have no end, or nobody who writes to it."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{path}: a pipe or a device; give a plain file")
+
+
 def write_bytes(path, data):
     """Writes `data` (bytes) to `path`, whole or not at all."""
     with replacing(path) as temporary, open(temporary, "wb") as file:

@@ -22,6 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
 from utils.classes import decode_colours, decode_values  # noqa: E402
+from utils.files import check_plain  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -192,7 +193,7 @@ class Image(Raster):
                              "and blue at most, so other --bands need a GeoTIFF")
         if max(bands) > self.bands:
             advice = f"there is no band {max(bands)}; choose others with --bands"
-            if len(bands) == len(RGB):
+            if tuple(bands) == RGB:
                 advice = ("a scene needs three bands (red, green, blue); say which with --bands, "
                           f"as in --bands {'1 1 1' if self.bands < 3 else '3 2 1'}")
             raise ValueError(f"{path}: {self.bands} band(s) of {self.dtype}; {advice}")
@@ -281,6 +282,7 @@ def _check_readable(path):
         path.encode()
     except UnicodeEncodeError:  # GDAL's names are UTF-8, and so are our tables
         raise ValueError(f"{path}: its name, or a folder's, is not UTF-8; rename it") from None
+    check_plain(path)
     try:
         with open(path, "rb"):
             pass

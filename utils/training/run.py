@@ -7,6 +7,7 @@ logs/<run>/best/score.json    BestScore
 logs/<run>/events.out.*       TensorBoard
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,13 +16,12 @@ from dataclasses import dataclass
 
 from deeplab_v3 import ModelConfig
 from utils import files
-from utils.classes import ALL_OTHERS, IGNORE, ClassTable, read_classes
-from utils.cli import LARGEST_SIDE
+from utils.classes import ClassTable, read_classes
 from utils.data.rasters import RGB
 from utils.data.scene_table import named
-from utils.data.tiles import are_bands, are_limits
-from utils.precision import FLOAT32, PRECISIONS
+from utils.locks import locked
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.settings_fields import FIELDS
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
 # Flags of train.py that a resumed run may change. All others are its recipe, or, of a name in
@@ -31,41 +31,6 @@ FREE_FLAGS = {"logs", "list", "run", "devices", "slurm", "origin", "test_display
 STATED = {"classes", "crop_size", "test_scene"} | {f.name for f in dataclasses.fields(ModelConfig)}
 # Names of fields in settings.json where they differ from the flags'.
 FLAGS = {"tile_size": "crop_size"}
-
-
-def _is_recipe(value):
-    # train.py compares the others with its flags when a run resumes.
-    return value.get("precision", FLOAT32) in [*PRECISIONS] if isinstance(value, dict) else False
-
-
-def _are_names(value):
-    names = [value] if isinstance(value, str) else value
-    return names is None or isinstance(names, list) and all(isinstance(n, str) for n in names)
-
-
-def _is_class_table(value):
-    try:
-        table = ClassTable.from_settings(value)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-    known = {*range(len(table)), IGNORE}
-    return (2 <= len(table) <= IGNORE and all(isinstance(name, str) for name in table.names)
-            and len({*table.names}) == len(table) and all(
-                type(row.id) is int and row.id in known and isinstance(row.name, str)
-                and all(type(one) is int or one == ALL_OTHERS for one in row.values)
-                for row in table.rows))
-
-
-# The fields of settings.json: what each is, and whether a value (None where it is missing) fits.
-FIELDS = {
-    "model": ("a set of fields", lambda value: isinstance(value, dict)),
-    "classes": ("a class table", _is_class_table),
-    "tile_size": (f"a whole number from 1 to {LARGEST_SIDE}",
-                  lambda value: type(value) is int and 0 < value <= LARGEST_SIDE),
-    "test_scene": ("a name or names", _are_names),
-    "training": ("train.py's flags", lambda value: value is None or _is_recipe(value)),
-    "bands": ("numbers of bands from 1", lambda value: value is None or are_bands(value)),
-    "stretch": ("pairs (low, high)", lambda value: value is None or are_limits(value))}
 
 
 @dataclass(frozen=True)
@@ -232,10 +197,32 @@ def check_writable(run):
     files.check_writable(run, "a run", "change its permissions, or choose another --logs or --run")
 
 
+def run_folder(logs, name):
+    """The folder of run `name` in `logs`. Raises ValueError for a name that leads out of it."""
+    run = os.path.normpath(os.path.join(logs, name))
+    inside = os.path.relpath(run, logs)
+    if os.path.isabs(name) or inside.split(os.sep)[0] in (os.curdir, os.pardir):
+        raise ValueError(f"--run {name}: not the name of a folder in --logs ({logs}); give a plain "
+                         "name, and another place with --logs")
+    return os.path.join(logs, name)
+
+
+@contextlib.contextmanager
+def held_run(logs, name, is_chief):
+    """Gives the folder of run `name`, to write to. Of its hosts the chief holds its lock. Raises
+    ValueError, OSError."""
+    run = run_folder(logs, name)
+    check_writable(run)
+    with contextlib.ExitStack() as stack:
+        if is_chief:
+            stack.enter_context(locked(run, "wait until it is done, or choose another --run"))
+        yield run
+
+
 def find_run(logs, name=None):
     """The folder of run `name`, or of the run in `logs` that saved a checkpoint last."""
     if name is not None:
-        run = os.path.join(logs, name)
+        run = run_folder(logs, name)
         if not is_run(run):
             raise FileNotFoundError(f"{run}: no run there (no {SETTINGS}); "
                                     f"there are: {', '.join(run_names(logs)) or 'none'}")
