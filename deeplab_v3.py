@@ -19,6 +19,7 @@ BACKBONES = {"resnet_v2_50": resnet_v2_50, "resnet_v2_101": resnet_v2_101,
 # with Xception its authors found that none gain (v3+ paper, 4.3).
 MULTI_GRID = (1, 2, 4)
 OTHER_MULTI_GRIDS = {"xception_65": (1, 1, 1)}
+LARGEST_RATE = 1000  # a factor; above, no tap but the middle one meets an image
 ASPP_FILTERS = 256
 # Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
 ASPP_RATES = (6, 12, 18)
@@ -61,7 +62,8 @@ class ModelConfig:
         valid = {
             "num_classes": _is_whole(self.num_classes), "backbone": self.backbone in [*BACKBONES],
             "output_stride": self.output_stride in (8, 16),
-            "multi_grid": isinstance(grid, tuple) and len(grid) == 3 and all(map(_is_whole, grid)),
+            "multi_grid": isinstance(grid, tuple) and len(grid) == 3 and all(
+                _is_whole(rate) and rate <= LARGEST_RATE for rate in grid),
             "decoder": isinstance(self.decoder, bool),
             "width": type(self.width) in (int, float) and 0 < self.width <= 10,
             "pool1_padding": self.pool1_padding in (None, "slim", "keras"),

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.cli import (TEST_SCENE, argument_parser, counted, error_line, leave_on_signals, part_of,
-                       positive, progress, run_script, scale, share)
+from utils.cli import (TEST_SCENE, argument_parser, counted, error_line, error_of, leave_on_signals,
+                       part_of, positive, progress, run_script, scale, share, side)
 from utils.data.gdal_files import maps_to_geotiff
 from utils.data.pixel_size import add_pixel_size_flags, choose_resample, warn_of_other_gsd
 from utils.data.polygons import LabelOptions, add_label_flags, open_area, open_label
@@ -25,6 +25,7 @@ from utils.data.rasters import RGB, Image, range_warning
 from utils.data.scene_table import matching_names
 from utils.data.scenes import held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes, read_label_options
+from utils.idle_flags import PREDICT, tell_idle_flags
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
 from utils.inference.area_table import ClassAreas
@@ -50,7 +51,7 @@ TRIAL_WINDOWS = 4  # a call of --precision auto's trial, at most
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__, seeded=False)
     parser.set_defaults(classes=None, test_scene=None)  # the run knows its own
     add = parser.add_argument_group("run").add_argument
     add("--logs", default="logs", metavar="FOLDER", help="where the runs are")
@@ -84,7 +85,7 @@ def parse_arguments(arguments=None):
 
     add_pixel_size_flags(parser)
     add = parser.add_argument_group("map").add_argument
-    add("--window", type=positive, metavar="PIXELS",
+    add("--window", type=side, metavar="PIXELS",
         help="side of a window; by default the size that the run was trained on")
     add("--quality", choices=QUALITIES, default="default",
         help="sets --overlap and --rotations together, where they are not given: "
@@ -115,7 +116,9 @@ def parse_arguments(arguments=None):
     add("--compare", action="store_true",
         help="score single pass, blending, woven turns, scales, rotations and all of them side by "
         "side")
-    return parse_with_quality(parser, arguments)
+    args = parse_with_quality(parser, arguments)
+    tell_idle_flags(parser, args, PREDICT)
+    return args
 
 
 def main(arguments=None, open_predictors=open_predictors):
@@ -171,6 +174,7 @@ def main(arguments=None, open_predictors=open_predictors):
                     warn_of_other_gsd(seen, settings.gsd, run)
                     check_form(form, image)
                     if predictors is None:  # after the first scene's checks: mistakes show at once
+                        predictors = ()  # what fails now is the run's fault, not one scene's
                         precision = choose_precision(args, run, settings, options,
                                                      len(todo) * seen.height * seen.width)
                         predictors = stack.enter_context(open_predictors(
@@ -185,9 +189,12 @@ def main(arguments=None, open_predictors=open_predictors):
                         strips = predict_classes(image, predictors[0], options)
                         scored[scene.name] = map_scene(image, label, strips, table, paths[scene],
                                                        source | input_tags(image), form)
-            except (ValueError, OSError) as error:
-                if len(scenes) == 1:
+            except Exception as error:
+                if predictors == ():
                     raise
+                error = error_of(scene.image_path, error)
+                if len(scenes) == 1:
+                    raise error
                 errors.append(error_line(error))
                 print(f"{scene.name}: failed; see the end")
     labelled = {scene.name: scored.get(scene.name) for scene in part if scene.label_path}

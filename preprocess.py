@@ -8,6 +8,8 @@ Reads <dataset>/origin, or what the flags name; writes <dataset>/train, <dataset
 their lists.
 """
 
+import utils  # noqa: F401  (first, for Ctrl-C)
+
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from utils.classes import IGNORE, read_classes
 from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, positive,
-                       probability, progress, run_script)
+                       probability, progress, run_script, side)
 from utils.data.augment import AUGMENTATIONS, GAMMA_RANGE, TURNS, augment
 from utils.data.pixel_size import add_pixel_size_flags, common_gsd
 from utils.data.polygons import LabelOptions, add_label_flags
@@ -28,7 +30,9 @@ from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, s
 from utils.data.scenes import common_stretch
 from utils.data.tiles import (SCENES, TRAINING_LIST, TileInput, check_free_space, class_frequencies,
                               replacing_tile_set, write_label_options, write_lists, write_tile)
+from utils.idle_flags import PREPROCESS, tell_idle_flags
 from utils.inference.sliding_window import window_starts
+from utils.locks import locked
 
 TILES_AT_ONCE = 32
 TRIAL_TILES = 32  # of so many the size is measured before any is written
@@ -38,7 +42,7 @@ FOR_TILES, FOR_VALIDATION, FOR_SHARES, FOR_RARE_CLASSES = range(1, 5)
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     add = parser.add_argument_group("scenes").add_argument
     add("--scenes", nargs="+", metavar="NAME",
         help="scenes to train on; by default all labelled ones but --test_scene")
@@ -60,7 +64,7 @@ def parse_arguments(arguments=None):
     add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument
     add("--tiles", type=positive, default=100000, help="number of training tiles")
-    add("--tile_size", type=positive, default=256, help="side of a tile, pixels")
+    add("--tile_size", type=side, default=256, help="side of a tile, pixels")
     add("--crops_per_scene", choices=("area", "equal"), default="area",
         help="in proportion to a scene's area, or the same number from each")
     add("--rare_class_weight", type=probability, default=0.0, metavar="SHARE",
@@ -82,6 +86,7 @@ def parse_arguments(arguments=None):
     args = parser.parse_args(arguments)
     if args.no_augment:
         vars(args).update(dict.fromkeys(AUGMENTATIONS, 0.0))
+    tell_idle_flags(parser, args, PREPROCESS)
     if args.gamma_range[0] > args.gamma_range[1]:
         parser.error("--gamma_range needs LOW <= HIGH")
     if sum(getattr(args, name) for name in TURNS) > 1:
@@ -95,6 +100,12 @@ def parse_arguments(arguments=None):
 def main():
     args = parse_arguments()
     leave_on_signals()
+    with locked(args.dataset, "wait until it is done, or choose another --dataset"):
+        cut_tile_set(args)
+
+
+def cut_tile_set(args):
+    """Reads the scenes and writes the tile set."""
     cv2.setNumThreads(1)  # the workers already fill the cores
     table = read_classes(args.classes)
     scenes = scenes_by_split(args)

@@ -22,8 +22,8 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import BACKBONES, Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
-from utils.cli import (above_zero, argument_parser, non_negative, part_above_0, port, positive,
-                       probability, run_script, scale, share, stop_event)
+from utils.cli import (above_zero, argument_parser, leave_on_signals, non_negative, part_above_0,
+                       port, positive, probability, run_script, scale, share, side, stop_event)
 from utils.data.augment_tf import augment_online, check_crop
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
@@ -31,23 +31,24 @@ from utils.distributed import cluster
 from utils.distributed.devices import (check_alike, choose_devices, on_each, part_of_batch,
                                        session_on)
 from utils.distributed.replicas import all_reduce_sum, device_number
+from utils.idle_flags import TRAIN, tell_idle_flags
 from utils.layers import BatchNorm
+from utils.memory import check_memory
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
-from utils.training.checkpoints import (LATEST, Checkpoints, error_reason, latest_checkpoints,
-                                        model_variables)
+from utils.training.checkpoints import error_reason, latest_checkpoints, model_variables
 from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
 from utils.training.evaluation import Evaluator, read_held_out
-from utils.training.run import (RunSettings, append_start, check_same_settings, check_writable,
-                                new_run_name, recipe_of)
+from utils.training.run import (RunSettings, append_start, check_same_settings, held_run, new_run_name,
+                                recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
 
 
 def parse_arguments(arguments=None):
     """(flags, of the command line or of a list of strings; their defaults, as a dict)."""
-    parser = argument_parser(__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     add = parser.add_argument_group("run").add_argument
     add("--logs", default="logs", help="folder of all runs, for tensorboard --logdir")
     add("--list", action="store_true", help="show the runs in --logs and their scores, and leave")
@@ -121,7 +122,7 @@ def parse_arguments(arguments=None):
     add("--augment_online", action="store_true",
         help="cut, turn, mirror and colour every tile anew in each epoch; for plain tiles "
         "(preprocess.py --no_augment)")
-    add("--crop_size", type=positive, metavar="PIXELS",
+    add("--crop_size", type=side, metavar="PIXELS",
         help="side of the crops that --augment_online cuts from larger tiles; by default whole "
         "tiles")
     add("--scale_range", type=scale, nargs=2, default=[1.0, 1.0], metavar=("LOW", "HIGH"),
@@ -139,7 +140,9 @@ def parse_arguments(arguments=None):
         f"task, by default {cluster.SLURM_PORT}")
     add("--sync_batch_norm", action="store_true",
         help="batch statistics of all devices' tiles, not of each device's own")
-    return parser.parse_args(arguments), vars(parser.parse_args([]))
+    args = parser.parse_args(arguments)
+    tell_idle_flags(parser, args, TRAIN)
+    return args, vars(parser.parse_args([]))
 
 
 class Graph(NamedTuple):
@@ -210,21 +213,29 @@ def build_graph(args, settings, tile_set, devices):
 
 def main():
     args, defaults = parse_arguments()
+    leave_on_signals()
     if args.list:
         print(format_runs(args.logs))
         return 0
     devices = choose_devices(args.devices, args.batch_size, args.slurm)
     if not devices.is_chief:
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
-    run = os.path.join(args.logs, args.run or new_run_name(args.backbone, args.seed))
-    check_writable(run)
+    name = args.run or new_run_name(args.backbone, args.seed)
+    with held_run(args.logs, name, devices.is_chief) as run:
+        return start_or_resume(args, defaults, run, devices)
+
+
+def start_or_resume(args, defaults, run, devices):
+    """Trains `run`, a folder, on `devices`. Returns the exit status."""
     tile_set = TileSet(args.dataset, read_classes(args.classes))
-    before = RunSettings.read(run) if Checkpoints(run, LATEST).exist else None
+    before = settings_to_resume(run)
     if before and args.precision == AUTO:
         args.precision = before.recipe.get("precision", FLOAT32)
     held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,
                              args.batch_size // devices.count)
     settings = choose_settings(args, tile_set, held_out.names, before)
+    check_memory(settings.model, args.batch_size // devices.hosts, settings.crop_size, True,
+                 "lower --batch_size or --crop_size")
     weights = None
     if before:
         check_same_settings(run, settings, defaults | {"precision": FLOAT32})
@@ -292,8 +303,8 @@ def train(args, session, graph, run, tile_set, devices, chief):
     session.run(graph.start_of_data)
     asked, stopped = stop_event(), False
     if chief:
-        chief.catch_up(step, is_evaluated(args, step))
-    while step < args.steps and not stopped:
+        chief.catch_up(step, is_evaluated(args, step), asked)
+    while step < args.steps and not (asked.is_set() if devices.hosts == 1 else stopped):
         fetches = {name: getattr(graph, name) for name in (
             "update", "loss", "loss_with_decay", "rate", "stops_asked")}
         if args.histograms and is_evaluated(args, step + 1):
@@ -313,10 +324,8 @@ def train(args, session, graph, run, tile_set, devices, chief):
             if step % args.save_every == 0 or step == args.steps:
                 chief.save(step)
             if is_evaluated(args, step) and not stopped:
-                chief.evaluate(step)
-    if chief:
-        chief.finish(step)
-    return 0 if step == args.steps else 130
+                chief.evaluate(step, asked)
+    return 0 if (chief.finish(step) if chief else step == args.steps) else 130
 
 
 def is_evaluated(args, step):

@@ -1,9 +1,16 @@
 """Numbers on the command line: the ends of each range, and what is said of others."""
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from conftest import REPOSITORY
+
+import utils
 from utils import cli
 
 
@@ -28,3 +35,39 @@ def test_a_number_out_of_its_range_is_one_line(name, good, bad, range_, capsys):
             parser.parse_args([f"--flag={text}"])
         assert left.value.code == 2
         assert capsys.readouterr().err.endswith(f"argument --flag: {text} is not {range_}\n")
+
+
+@pytest.mark.parametrize("script", [("preprocess.py",), ("predict.py",), ("train.py",),
+                                    ("-m", "utils.metrics")])
+def test_ctrl_c_while_a_script_is_loaded_is_no_traceback(tmp_path, script):
+    """The signal comes when numpy, a stand-in here, is loaded."""
+    (tmp_path / "numpy.py").write_text("import os, signal, time\n"
+                                       "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    done = subprocess.run([sys.executable, *script], cwd=REPOSITORY, text=True, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr in ("", "\ninterrupted\n")  # TensorFlow is loaded without an error stream
+
+
+def test_run_script_gives_ctrl_c_back_to_python(monkeypatch, capsys):
+    before = signal.signal(signal.SIGINT, utils.end_at_once)
+    try:
+        with pytest.raises(SystemExit) as left:
+            cli.run_script(lambda: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left.value.code == 130 and capsys.readouterr().err == "\ninterrupted\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("printed", ["'x'", "'x', flush=True", "'x' * 100000"])
+def test_an_output_on_a_full_disk_is_named(printed, unbuffered):
+    script = f"from utils.cli import run_script\nrun_script(lambda: print({printed}))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, text=True,
+                              stdout=full, stderr=subprocess.PIPE,
+                              env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
+    assert done.returncode == 2
+    assert done.stderr == ("-c: error: standard output: could not be written (No space left on "
+                           "device); let it be read to its end or send it to a file on a disk with "
+                           "free space\n")

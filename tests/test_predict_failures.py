@@ -9,9 +9,12 @@ import time
 
 import numpy as np
 import pytest
+import rasterio
 
+import predict
 from predict_stand_in import (  # noqa: F401  (fixtures)
     brightest, call, logs, samples_of, write_geotiff)
+from utils.cli import run_script
 from utils.data.scenes import write_png
 
 
@@ -128,3 +131,55 @@ def test_inputs_are_refused_before_the_model_is_built(call, logs, tmp_path):
     with pytest.raises(FileNotFoundError, match="bare: no run there .no settings.json"):
         call("--image", path, "--run", "bare")
     assert not call.models and os.listdir(tmp_path / "out") == []
+
+
+@pytest.fixture(name="archive")
+def archive_fixture(tmp_path):
+    """Paths of five scenes, of which the first and the last can be mapped."""
+    paths = [write_geotiff(tmp_path / "in" / name, samples_of(70, 80))
+             for name in ("a.tif", "gone.tif", "odd.tif", "z.tif")]
+    os.remove(paths[1])
+    with rasterio.open(tmp_path / "in" / "complex.tif", "w", driver="GTiff", count=3, height=70,
+                       width=80, dtype="complex_int16"):
+        pass
+    # Linux lets a name be any bytes.
+    latin = os.fsencode(tmp_path / "in") + b"/caf\xe9.tif"
+    os.rename(paths[2], latin)
+    return [paths[0], paths[1], str(tmp_path / "in" / "complex.tif"), os.fsdecode(latin), paths[3]]
+
+
+def test_bad_scenes_of_many_are_a_line_each_and_the_others_are_mapped(call, archive, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_script(lambda: call("--image", *archive)[0])
+    output = capsys.readouterr()
+    errors = [line.split(": ", 2)[2] for line in output.err.splitlines()]
+    folder = os.path.dirname(archive[0])
+    assert left.value.code == 2 and len(errors) == 3
+    assert errors[0].startswith(f"{folder}/gone.tif: could not be read (No such file")
+    assert errors[1].startswith(f"{folder}/complex.tif: samples of complex_int16; convert")
+    assert errors[2] == rf"{folder}/caf\xe9.tif: its name, or a folder's, is not UTF-8; rename it"
+    assert r"caf\xe9: failed; see the end" in output.out
+    assert {"a_class.tif", "z_class.tif"} <= set(os.listdir(os.path.join(folder, "..", "out")))
+
+
+def test_an_unforeseen_error_is_of_its_scene_alone(call, archive, capsys, monkeypatch):
+    def describe(image):
+        if image.path == archive[0]:
+            raise TypeError("what\nnobody thought of")
+        return ""
+    monkeypatch.setattr("predict.describe", describe)
+    status, out = call("--image", archive[0], archive[-1])
+    errors = capsys.readouterr().err
+    assert status == 2 and errors.count("\n") == 1
+    assert f"{archive[0]}: TypeError: what nobody thought of; " in errors
+    assert "z_class.tif" in os.listdir(out) and "a_class.tif" not in os.listdir(out)
+    with pytest.raises(ValueError, match="a.tif: TypeError: what"):
+        call("--image", archive[0])
+
+
+def test_a_run_that_cannot_be_opened_is_told_once(logs, archive, tmp_path):
+    def open_predictors(*_):
+        raise ValueError("best/step-7: checkpoint is damaged; restore it")
+    with pytest.raises(ValueError, match="checkpoint is damaged"):
+        predict.main(["--logs", str(logs), "--run", "stand-in", "--out", str(tmp_path / "out"),
+                      "--image", archive[0], archive[-1]], open_predictors)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from utils.files import check_plain
+
 IGNORE = 255
 # As a row's colour or value: all that no other row has.
 ALL_OTHERS = "*"
@@ -102,6 +104,7 @@ def read_classes(path=DEFAULT_TABLE):
     Rows of id 255 are ignored; rows that repeat an id and its name add a colour or values to it;
     '*' stands for all colours or values that no other row has. Raises ValueError, OSError.
     """
+    check_plain(path)
     try:
         # Only an empty field is missing: a class may well be called 'None' or 'NA'.
         table = pd.read_csv(path, dtype={"name": str, "colour": str, "value": str},

@@ -1,9 +1,19 @@
 """Writing whole files or none: a temporary name first, then a rename."""
 
 import contextlib
+import errno
+import functools
 import os
+import re
 import shutil
+import socket
 import tempfile
+
+# What to do, by what the system says. (TensorFlow passes its words on, not its number.)
+REMEDIES = {
+    "free some space": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "change its permissions": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "it was removed or renamed meanwhile: leave it alone": (errno.ENOENT, errno.ENOTDIR)}
 
 
 @contextlib.contextmanager
@@ -14,19 +24,27 @@ def replacing(path):
     name `path`; those without an errno are of our own and name their file already.
     """
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".partial-{os.getpid()}-{name}")
+    temporary = os.path.join(folder, f".partial-{os.getpid()}@{socket.gethostname()}@{name}")
     try:
         os.makedirs(folder or ".", exist_ok=True)
+        _remove_left_behind(folder)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(f"{path}: could not be written ({error.strerror or error}); "
-                      "free some space or choose another folder") from error
+        reason = error.strerror or str(error)
+        raise OSError(f"{path}: could not be written ({reason}); {remedy(reason)} or choose another "
+                      "folder") from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+
+
+def check_plain(path):
+    """Raises ValueError for a pipe or a device, which may have no end, or nobody who writes to it."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{path}: a pipe or a device; give a plain file")
 
 
 def write_bytes(path, data):
@@ -40,12 +58,48 @@ def write_text(path, text):
     write_bytes(path, text.encode("utf-8"))
 
 
+def remedy(reason):
+    """What to do where the system says `reason`, for the end of an error's line."""
+    return next((advice for advice, numbers in REMEDIES.items()
+                 if any(os.strerror(number) in reason for number in numbers)), "check the disk")
+
+
+def missing_folders(folder):
+    """`folder` and those above it that are not there, from the lowest up."""
+    while not os.path.lexists(folder):
+        yield folder
+        folder = os.path.dirname(folder) or os.curdir
+
+
+@functools.cache  # once a process: an --out may hold a million maps
+def _remove_left_behind(folder):
+    """Removes the temporary files in `folder` of processes of this host that are no more. (Those of
+    another host may well be written now. Earlier versions did not note the host.)"""
+    if os.name != "posix":
+        return  # elsewhere signal 0 is no question
+    own = re.compile(rf"\.partial-(\d+)(?:@{re.escape(socket.gethostname())}@|-)")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder or "."):
+            found, path = own.match(name), os.path.join(folder, name)
+            if found and not _is_alive(int(found[1])):
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def _is_alive(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 def check_writable(folder, what, advice):
     """Raises OSError where `what` could not be written to `folder`, which need not be there; leaves
     no trace. advice: the end of the error's line."""
-    place = folder
-    while not os.path.lexists(place):
-        place = os.path.dirname(place) or os.curdir
+    missing = [*missing_folders(folder)]
+    place = (os.path.dirname(missing[-1]) or os.curdir) if missing else folder
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -4,7 +4,6 @@
     python -m utils.metrics --label 'tiles/*_mask.png' --prediction 'predictions/*_class.png'
 """
 
-import argparse
 import contextlib
 import os
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from utils.classes import DEFAULT_TABLE, IGNORE, read_classes
-from utils.cli import error_line, run_script
+from utils.cli import error_line, error_of, plain_parser, run_script
 from utils.files import write_text
 from utils.data.polygons import (LabelOptions, MaskedLabel, PolygonLabel, add_label_flags,
                                  is_polygons, open_area)
@@ -278,8 +277,7 @@ def confusion_of_files(label_path, prediction_path, table, options=LabelOptions(
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Score class maps against their labels.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--label", required=True, nargs="+", metavar="FILE",
         help="class ids, colours or polygons; of several scenes as files or patterns "
         "('a/*_mask.png')")
@@ -299,9 +297,10 @@ def main():
         try:
             matrices[label] = confusion_of_files(label, prediction, table,
                                                  LabelOptions.of(arguments))
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            error = error_of(prediction, error)
             if len(pairs) == 1:
-                raise
+                raise error
             matrices[label] = None
             errors.append(error_line(error))
     by_scene, scores = pool(matrices, table)

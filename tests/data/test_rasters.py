@@ -54,7 +54,7 @@ def test_windows_and_bands_of_a_tiff(tmp_path, settings):
 
 def test_bands_that_are_not_there(tmp_path):
     path = _write(tmp_path / "1.tif", _random((4, 20, 20), np.uint8))
-    with pytest.raises(ValueError, match=r"1.tif: 4 band\(s\) of uint8; a scene needs three"):
+    with pytest.raises(ValueError, match=r"1.tif: 4 band\(s\) of uint8; there is no band 5"):
         Image(path, (5, 3, 2))
     path = _write(tmp_path / "2.tif", _random((1, 20, 20), np.uint16))
     with pytest.raises(ValueError, match="needs three bands.*--bands 1 1 1"):

@@ -55,7 +55,7 @@ def restored(run, which=LATEST, channels=3, extra=None):
 
 def steps_on_disk(run, which):
     return sorted(int(name[5:-6]) for name in os.listdir(os.path.join(run, which))
-                  if name.endswith(".index"))
+                  if name.startswith("step-") and name.endswith(".index"))
 
 
 def test_a_saved_run_is_restored_and_best_keeps_the_model_alone(logs):
@@ -129,28 +129,70 @@ def test_a_lost_data_file_is_named(logs):
         restored(run)
 
 
-@pytest.mark.parametrize("spoil", ["empty", "half", "lost checkpoint", "renamed"])
-def test_a_run_whose_latest_checkpoint_is_lost_is_not_begun_again(logs, spoil):
-    """has_checkpoint stays true, so train.py stops instead of training over what is left."""
+def test_a_run_whose_checkpoints_are_lost_is_not_begun_again(logs):
+    """`exist` stays true, so train.py stops instead of training over what is left."""
     run = os.path.join(logs, "a")
     assert not Checkpoints(run, LATEST).exist
     save_run(run, [1])
+    os.remove(os.path.join(run, LATEST, "step-1.index"))
+    assert Checkpoints(run, LATEST).exist
+    with pytest.raises(FileNotFoundError, match="latest: no complete checkpoint there; what is"):
+        restored(run)
+
+
+@pytest.mark.parametrize("spoil", ["lost", "empty", "half", "of another"])
+def test_checkpoints_are_found_without_tensorflow_s_list_of_them(logs, spoil):
+    run = os.path.join(logs, "a")
+    save_run(run, [9, 10])  # not in the order of their names
     state = os.path.join(run, LATEST, "checkpoint")
-    if spoil == "lost checkpoint":
-        for name in os.listdir(os.path.join(run, LATEST)):
-            if name.startswith("step"):
-                os.remove(os.path.join(run, LATEST, name))
-    elif spoil == "renamed":
-        for name in os.listdir(os.path.join(run, LATEST)):
-            os.rename(os.path.join(run, LATEST, name),
-                      os.path.join(run, LATEST, name.replace("step-1", "mine")))
+    if spoil == "lost":
+        os.remove(state)
+    elif spoil == "of another":
         with open(state, "w") as file:
-            file.write('model_checkpoint_path: "mine"\n')
+            file.write('model_checkpoint_path: "step-9"\n')
     else:
         os.truncate(state, 0 if spoil == "empty" else 20)
-    assert Checkpoints(run, LATEST).exist
-    with pytest.raises(FileNotFoundError, match="latest: no complete checkpoint"):
-        Checkpoints(run, LATEST).find()
+    assert restored(run)[2] == 10
+    save_run(run, [11])
+    assert steps_on_disk(run, LATEST) == [10, 11]
+
+
+@pytest.mark.parametrize("part", [".data-00000-of-00001", ".index"])
+def test_a_damaged_latest_gives_way_to_the_one_before_it_and_is_kept(logs, part, capsys):
+    run = os.path.join(logs, "a")
+    save_run(run, [1, 2])
+    path = Checkpoints(run, LATEST).find()[0] + part
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
+    with open(path, "rb") as file:
+        damaged = file.read()
+    assert restored(run) == [[1, 1, 1], 1.5, 1]
+    line = capsys.readouterr().out
+    assert line.startswith(f"warning: {run}/latest/step-2: checkpoint is damaged (")
+    assert line.endswith(f"it is now {run}/latest/damaged-step-2, and the one before it is taken\n")
+    save_run(run, [2, 3])
+    assert steps_on_disk(run, LATEST) == [2, 3] and restored(run)[2] == 3
+    with open(os.path.join(run, LATEST, "damaged-step-2" + part), "rb") as file:
+        assert file.read() == damaged
+
+
+def test_another_model_s_checkpoint_is_no_damaged_one(logs):
+    """Going on from the one before would hide that the flags are others."""
+    run = os.path.join(logs, "a")
+    save_run(run, [1, 2])
+    with pytest.raises(ValueError, match="step-2: checkpoint of another model"):
+        restored(run, channels=4)
+    assert steps_on_disk(run, LATEST) == [1, 2]
+
+
+def test_a_best_of_a_step_that_was_undone_is_replaced(logs):
+    run = os.path.join(logs, "a")
+    save_run(run, [4], [BEST])
+    save_run(run, [3], [BEST])
+    assert steps_on_disk(run, BEST) == [3]
 
 
 def test_no_best_checkpoint_before_an_evaluation(logs):
@@ -160,23 +202,16 @@ def test_no_best_checkpoint_before_an_evaluation(logs):
         Checkpoints(run, BEST).find()
 
 
-def test_a_checkpoint_that_a_kill_left_out_of_the_list_goes_with_the_next_save(logs):
+def test_a_checkpoint_that_a_kill_left_out_of_the_list_counts_and_does_not_stay(logs):
     run = os.path.join(logs, "a")
     save_run(run, [1, 2])
     for ending in (".index", ".data-00000-of-00001"):
         shutil.copy(os.path.join(run, LATEST, "step-2" + ending),
                     os.path.join(run, LATEST, "step-3" + ending))
+    assert Checkpoints(run, LATEST).find()[1] == 3
     save_run(run, [4])
-    assert steps_on_disk(run, LATEST) == [2, 4]
+    assert steps_on_disk(run, LATEST) == [3, 4]
     assert restored(run)[2] == 4
-
-
-def test_files_stay_where_the_list_of_checkpoints_is_lost(logs):
-    run = os.path.join(logs, "a")
-    save_run(run, [1])
-    os.remove(os.path.join(run, LATEST, "checkpoint"))
-    save_run(run, [2])
-    assert steps_on_disk(run, LATEST) == [1, 2]
 
 
 def test_a_run_folder_that_cannot_be_written_is_an_oserror(tmp_path):

@@ -1,5 +1,8 @@
 """utils/training/chief.py: which checkpoint is kept as the best."""
 
+import os
+import shutil
+import threading
 import types
 
 import pytest
@@ -9,6 +12,7 @@ from deeplab_v3 import ModelConfig
 from utils.classes import read_classes
 from utils.training.checkpoints import BEST, LATEST, Checkpoints, latest_checkpoints
 from utils.training.chief import Chief
+from utils.training.evaluation import EvaluationStopped
 from utils.training.run import BestScore, RunSettings
 
 ARGS = types.SimpleNamespace(steps=10, batch_size=2, summary_every=1, loss="cross_entropy")
@@ -25,24 +29,33 @@ def evaluate(run, repository):
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     settings = RunSettings(ModelConfig(5), table, 64)
 
-    def begin(scores):
+    def begin(scores, save=True, asked_at=None, done=False):
+        asked = threading.Event()
         given = dict(scores)
-        evaluator = types.SimpleNamespace(evaluate=lambda step, _: {
-            "mean_iou": given[step], "held_out_mean_iou": step / 10})
+
+        def scores_of(step, _, asked):
+            if asked.is_set():
+                raise EvaluationStopped
+            return {"mean_iou": given[step], "held_out_mean_iou": step / 10}
+        evaluator = types.SimpleNamespace(evaluate=scores_of)
         with tf.Graph().as_default(), tf.Session() as session:
             tf.get_variable("weights", [3])
             step = tf.train.get_or_create_global_step()
             session.run(tf.global_variables_initializer())
             latest = latest_checkpoints(run)
+            settings.write(run)
             if latest.exist:
                 latest.restore(session)
             graph = types.SimpleNamespace(step=step, ema={})
             chief = Chief(ARGS, session, graph, run, settings, latest, evaluator)
             for number, _ in scores:
                 session.run(step.assign(number))
-                chief.save(number)
-                chief.evaluate(number)
-            chief.finish(number)
+                if save:
+                    chief.save(number)
+                if number == asked_at:
+                    asked.set()
+                chief.evaluate(number, asked)
+            assert chief.finish(number) == done
         return BestScore.read(run), Checkpoints(run, BEST).find()[1]
     return begin
 
@@ -54,6 +67,40 @@ def test_the_best_is_kept_across_starts_and_the_later_of_equals(evaluate):
 
 def test_without_validation_tiles_the_latest_is_the_best(evaluate):
     assert evaluate([(1, None), (2, None)]) == (BestScore(2, 2, None, .2), 2)
+
+
+def test_an_evaluation_cut_short_is_made_up_from_the_checkpoint_of_its_step(run, evaluate, capsys):
+    """Though several hosts take one more step before all have heard of it."""
+    best = BestScore(1, 1, .3, .1)
+    assert evaluate([(1, .3), (2, .5), (3, .5)], save=False, asked_at=2) == (best, 1)
+    assert Checkpoints(run, LATEST).find()[1] == 2
+    assert "stopped and saved at step 2" in capsys.readouterr().out
+    assert evaluate([(2, .5)]) == (BestScore(2, 2, .5, .2), 2)
+    # That of the last step too: the run is not done before it.
+    assert evaluate([(10, .6)], asked_at=10) == (BestScore(2, 2, .5, .2), 2)
+    assert evaluate([(10, .6)], done=True) == (BestScore(10, 10, .6, 1.), 10)
+
+
+def test_a_best_never_stands_without_a_latest(run, evaluate, monkeypatch):
+    """A run killed after its first evaluation would be begun again over it."""
+    saved = []
+    monkeypatch.setattr(Checkpoints, "save", lambda checkpoints, session, step: saved.append(
+        (os.path.basename(checkpoints.folder), step)))
+    with pytest.raises(FileNotFoundError):  # nothing was saved
+        evaluate([(1, .3)], save=False)
+    assert saved == [(LATEST, 1), (BEST, 1)]
+
+
+def test_a_run_that_was_removed_meanwhile_is_not_begun_again(run, evaluate, monkeypatch):
+    save = Chief.save
+
+    def removed_before(chief, step):
+        shutil.rmtree(run)
+        save(chief, step)
+    monkeypatch.setattr(Chief, "save", removed_before)
+    with pytest.raises(OSError, match="run: removed or renamed while it was training, so step 1 "):
+        evaluate([(1, .3)])
+    assert not os.path.exists(run)
 
 
 def test_what_is_not_saved_yet_is_saved_at_the_end(run, evaluate, capsys):

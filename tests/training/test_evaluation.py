@@ -1,5 +1,6 @@
 """utils/training/evaluation.py with a predictor whose answer is known."""
 
+import threading
 import types
 
 import cv2
@@ -182,7 +183,7 @@ def test_of_more_a_fixed_sample_for_a_call_every_five_steps(held_out_set, capsys
     calls = []
     evaluator = evaluation.Evaluator(None, None, tile_set, one, SIZE, 4)
     evaluator._predict = lambda images: calls.append(len(images)) or predict_red(images)
-    for (image, label), prediction in zip(one.parts, evaluator._predict_held_out()):
+    for (image, label), prediction in zip(one.parts, evaluator._predict_held_out(evaluator._predict)):
         assert prediction.shape == label.shape
         np.testing.assert_array_equal(prediction, image[..., 0])
     assert calls == [4] * max(1, steps // 5)
@@ -231,3 +232,24 @@ def test_the_scenes_that_preprocess_noted_are_watched_without_a_flag(held_out_se
     held_out = evaluation.read_held_out(args, tile_set, SIZE, 4)
     assert held_out.names == ["s0", "s1"] and not held_out.parts
     assert "no labelled scenes s0, s1; training without watching" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_evaluation_stops_between_two_windows(tmp_path, draw_scene, whole):
+    tile_set, *_ = write_tiles(tmp_path, 6, draw_scene)
+    image, label = draw_scene(200, 200)
+    parts = [(image, label)] if whole else [(image[:SIZE, :SIZE], label[:SIZE, :SIZE])] * 40
+    asked, calls = threading.Event(), []
+
+    def run(_, feed):
+        calls.append(1)
+        if len(calls) == 5:  # three for the tiles, then the held-out scene
+            asked.set()
+        return predict_red(feed["images"])
+
+    evaluator = evaluation.Evaluator(
+        types.SimpleNamespace(run=run), types.SimpleNamespace(probabilities=None, evaluated="images"),
+        tile_set, evaluation.HeldOut(["5"], parts, whole), SIZE, 2)
+    with pytest.raises(evaluation.EvaluationStopped):
+        evaluator.evaluate(1, types.SimpleNamespace(add_summary=lambda *_: None), asked)
+    assert len(calls) == 5

@@ -17,7 +17,7 @@ from utils.cli import stop_event
 from utils.training.checkpoints import BEST, LATEST
 from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSettings, append_start,
                                 check_same_settings, check_writable, find_run, read_starts,
-                                recipe_of)
+                                recipe_of, settings_to_resume)
 
 CLASSES = [{"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]
 PLAIN = {"model": {"num_classes": 2}, "tile_size": 64, "classes": CLASSES}
@@ -36,7 +36,7 @@ def write_run(logs, name, changed=None):
     run = os.path.join(logs, name)
     write_settings(run, PLAIN)
     if changed:
-        state = os.path.join(run, LATEST, "checkpoint")
+        state = os.path.join(run, LATEST, "step-1.index")
         os.makedirs(os.path.dirname(state))
         open(state, "w").close()
         os.utime(state, (changed, changed))
@@ -95,6 +95,16 @@ def test_every_flag_is_in_the_recipe_but_those_named():
     assert recipe["steps"] == 3 and recipe["seed"] == 7
 
 
+def test_a_run_of_which_only_the_best_is_left_is_not_begun_again(logs):
+    run = write_run(logs, "a")
+    assert settings_to_resume(run) is None  # it never saved
+    os.makedirs(os.path.join(run, BEST))
+    open(os.path.join(run, BEST, "step-4.index"), "w").close()
+    with pytest.raises(ValueError, match="a/best: a checkpoint, but there is no latest"):
+        settings_to_resume(run)
+    assert settings_to_resume(write_run(logs, "b", 1)).crop_size == 64
+
+
 def test_find_run_takes_the_one_that_saved_last_or_the_named(logs):
     for name, seconds in (("b", 300), ("a", 200), ("c", 100)):
         write_run(logs, name, seconds)
@@ -118,18 +128,54 @@ def test_damaged_settings_are_named(logs, text):
     run = write_run(logs, "a")
     with open(os.path.join(run, SETTINGS), "w") as file:
         file.write(text)
-    with pytest.raises(ValueError, match="a/settings.json: not "):
+    with pytest.raises(ValueError, match="a/settings.json: (not|damaged: \\w+ is missing)"):
         RunSettings.read(run)
 
 
-@pytest.mark.parametrize("damage", [
-    {"classes": None}, {"classes": "abc"}, {"classes": CLASSES[:1]},
-    {"classes": [{"name": "land"}] * 2}, {"classes": [{"name": "land", "colour": "zz"}] * 2},
-    {"model": "x"}, {"model": {}}, {"tile_size": 0}, {"tile_size": "big"},
-    {"training": None}])
-def test_settings_of_wrong_values_are_named(tmp_path, damage):
-    write_settings(str(tmp_path), PLAIN | damage)
-    with pytest.raises(ValueError, match="settings.json: not the settings of a run"):
+THIRD = {"id": 255, "name": "unknown", "values": [0], "colour": None}
+
+
+@pytest.mark.parametrize("field, values", [
+    ("classes", [None, "abc", 7, CLASSES[:1], CLASSES + [CLASSES[0]], [{"name": "land"}] * 2,
+                 [{"name": "land", "colour": "zz"}] * 2, [{"name": 1, "colour": "#000000"}] * 2,
+                 [CLASSES[0] | {"colour": 5}, CLASSES[1]], CLASSES + [{"values": [1]}],
+                 CLASSES + [THIRD | {"id": 7}], CLASSES + [THIRD | {"values": 3}],
+                 CLASSES + [THIRD | {"values": ["x"]}], CLASSES + [THIRD | {"name": None}],
+                 CLASSES + [{"name": "third", "colour": "#ff0000"}]]),
+    ("model", ["x", [], None, 3]),
+    ("num_classes", [None, "2", 2.0, -1]),
+    ("multi_grid", [[1, 2], "124", [1, 2, 0], [10 ** 9, 1, 1]]),
+    ("tile_size", [0, -64, "64", 64.0, 10 ** 9, 1e9, None, True, [64]]),
+    ("training", ["x", [], 5]),
+    ("precision", ["float99", 16, ["float32"], "auto"]),
+    ("test_scene", [5, {}, [5], [None]]),
+    ("bands", [0, 3, "321", [], [3, 2, 0], [3, 2, 1.0], [3, 2], [3, 2, 1, 4], [True, 2, 1]]),
+    ("stretch", [5, "x", [[0, 1]], [[0, 1]] * 4, [[1, 0]] * 3, [[0, float("nan")]] * 3,
+                 [[0, float("inf")]] * 3, [[0, "1"]] * 3, [0, 1, 2], [[5, 5]] * 3])])
+def test_a_damaged_setting_is_one_line_that_names_it(tmp_path, field, values):
+    for value in values:
+        whole = PLAIN | {"model": {"num_classes": 2}, "training": {"seed": 0}} | BANDS
+        nested = {"num_classes": "model", "multi_grid": "model", "precision": "training"}
+        place = whole[nested[field]] if field in nested else whole
+        place[field] = value
+        write_settings(str(tmp_path), whole)
+        with pytest.raises(ValueError) as error:
+            RunSettings.read(str(tmp_path))
+        line = str(error.value)
+        assert line.startswith(f"{tmp_path}/settings.json: damaged: ") and "\n" not in line
+        assert field in line and "; restore it or train again" in line, line
+
+
+def test_bands_that_are_missing_are_not_taken_for_rgb(tmp_path):
+    """A damaged name of a field is a field that is missing."""
+    write_settings(str(tmp_path), PLAIN | {"bandz": [4, 3, 2]})
+    with pytest.raises(ValueError, match="settings.json: it has settings .* not know .bandz.;"):
+        RunSettings.read(str(tmp_path))
+    write_settings(str(tmp_path), PLAIN | {"model": {"num_classes": 2, "bands": 4}})
+    with pytest.raises(ValueError, match="settings.json: damaged: bands is missing, not one for "):
+        RunSettings.read(str(tmp_path))
+    write_settings(str(tmp_path), PLAIN | {"stretch": BANDS["stretch"]})
+    with pytest.raises(ValueError, match="settings.json: damaged: stretch is "):
         RunSettings.read(str(tmp_path))
 
 

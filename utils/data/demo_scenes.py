@@ -1,9 +1,10 @@
-"""Synthetic scenes for trying the repo without a data set: `python -m utils.data.demo_scenes`.
+"""Synthetic scenes for trying the repo without a data set.
+
+    python -m utils.data.demo_scenes --out dataset/demo/origin
 
 Shapes, textures and shadows tell the classes apart; colours are shared between them on purpose.
 """
 
-import argparse
 import contextlib
 import os
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import natural, positive, run_script
+from utils.cli import natural, plain_parser, positive, run_script
 from utils.files import write_text
 from utils.data.scenes import LABEL_SUFFIX, find_scenes, write_png
 from utils.data.street_plan import assign_uses, split_blocks
@@ -286,8 +287,7 @@ def write_demo_scenes(folder, seed, size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--out", default="dataset/demo/origin", metavar="FOLDER", help="goes here")
     parser.add_argument("--seed", type=natural, default=0, help="seed of everything random")
     parser.add_argument("--size", type=positive, default=1024, help="pixels a side, about")

@@ -31,6 +31,7 @@ from utils.data.gdal_files import (BY_NAME_ONLY, PICTURES, format_by_name,  # no
                                    georeference, ground_of, is_gdal_error, is_georeferenced,
                                    open_dataset, scaled)
 from utils.data.resampling import resampled_label, resize_samples  # noqa: E402
+from utils.files import check_plain  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -71,7 +72,7 @@ class Raster:
                 self._dataset.height, self._dataset.width, self._dataset.count)
             if not self.bands:
                 raise _broken(path)
-            self.dtype = np.dtype(self._dataset.dtypes[0])
+            self.dtype = self._dtype()
             # A file that was cut off lacks its end: better noticed now than after hours.
             self.samples(self.height - 1, self.width - 1, 1, 1, (1,))
         else:
@@ -94,6 +95,15 @@ class Raster:
         if not self.is_tiff:
             view._pixels = resize_samples(self._pixels, height, width)
         return view
+
+    def _dtype(self):
+        """That of the samples, for numpy."""
+        name = self._dataset.dtypes[0]
+        try:
+            return np.dtype(name)
+        except TypeError:  # complex_int16
+            raise ValueError(f"{self.path}: samples of {name}; convert them to whole or real "
+                             "numbers") from None
 
     def __enter__(self):
         return self
@@ -281,7 +291,7 @@ class Image(Raster):
                              "and blue at most, so other --bands need a GeoTIFF")
         if max(bands) > self.bands:
             advice = f"there is no band {max(bands)}; choose others with --bands"
-            if len(bands) == len(RGB):
+            if tuple(bands) == RGB:
                 advice = ("a scene needs three bands (red, green, blue); say which with --bands, "
                           f"as in --bands {'1 1 1' if self.bands < 3 else '3 2 1'}")
             raise ValueError(f"{path}: {self.bands} band(s) of {self.dtype}; {advice}")
@@ -451,6 +461,11 @@ def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
 
 def check_readable(path):
     """Raises OSError naming `path` where it cannot be opened."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # GDAL's names are UTF-8, and so are our tables
+        raise ValueError(f"{path}: its name, or a folder's, is not UTF-8; rename it") from None
+    check_plain(path)
     try:
         with open(path, "rb"):
             pass

@@ -5,16 +5,15 @@
         --out scenes.csv
 """
 
-import argparse
 import fnmatch
 import os
 from dataclasses import replace
 
 import pandas as pd
 
-from utils.cli import TEST_SCENE, run_script
+from utils.cli import TEST_SCENE, plain_parser, run_script
 from utils.data.scenes import Scene, choose_scenes, find_scenes, paired_files, partner_of
-from utils.files import write_text
+from utils.files import check_plain, write_text
 
 SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
 COLUMNS = ["name", "image", "label", "split"]
@@ -123,6 +122,7 @@ def read_scene_table(path, check=True):
     """The scenes of a table (csv: image, label, split and, if they are not the images' names,
     name); paths are relative to it. A test scene may lack its label. check=False: whether or not
     the files are there. Raises ValueError, OSError."""
+    check_plain(path)
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except OSError as error:
@@ -196,8 +196,7 @@ def named(names):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description="Write a table of scenes from patterns, for preprocess.py --scene_table.")
+    parser = plain_parser(__doc__)
     add_scene_flags(parser.add_argument)
     parser.add_argument("--out", required=True, metavar="CSV", help="the table to write")
     args = parser.parse_args()

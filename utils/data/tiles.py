@@ -27,7 +27,7 @@ from utils.data.polygons import LabelOptions
 from utils.data.rasters import RGB, Raster
 from utils.data.scene_table import TEST, read_scene_table
 from utils.data.scenes import encode_png, read_label
-from utils.files import remove_unfinished, replace_set, write_bytes
+from utils.files import remedy, remove_unfinished, replace_set, write_bytes
 
 TRAINING_LIST, VALIDATION_LIST = "path_list.csv", "validation_list.csv"
 FREQUENCIES, BANDS, SCENES = "class_frequencies.csv", "bands.json", "scene_list.csv"
@@ -202,8 +202,9 @@ def read_bands(folder):
     try:
         with open(path, encoding="utf-8") as file:
             noted = json.load(file)
-        if noted["bands"] and min(noted["bands"]) < 1 or noted["stretch"] and (
-                np.shape(noted["stretch"]) != (len(noted["bands"]), 2)):
+        bands, stretch = noted["bands"], noted["stretch"]
+        if bands and not are_bands(bands) or stretch and not (
+                are_limits(stretch) and len(stretch) == len(bands)):
             raise ValueError
         if noted.get("resample"):
             noted["resample"] = Resample(**noted["resample"])
@@ -235,6 +236,19 @@ def read_label_options(folder):
         raise ValueError(f"{path}: not what preprocess.py writes; run it again") from None
 
 
+def are_bands(value):
+    """Whether a plain value is numbers of bands."""
+    return (isinstance(value, list) and len(value) > 0
+            and all(type(band) is int and band > 0 for band in value))
+
+
+def are_limits(value):
+    """Whether a plain value is a stretch: a list of pairs of numbers, low < high."""
+    return isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(x) in (int, float) for x in pair)
+        and -np.inf < pair[0] < pair[1] < np.inf for pair in value)
+
+
 def _check_class_names(folder, table):
     """Raises ValueError where the tiles were cut with other names for the ids of `table`; classes
     that only one of them has may follow."""
@@ -264,8 +278,9 @@ def replacing_tile_set(folder):
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(f"{folder}: the tiles could not be written ({error.strerror or error}); free "
-                      "some space, or choose fewer --tiles or another --dataset") from error
+        reason = error.strerror or str(error)
+        raise OSError(f"{folder}: the tiles could not be written ({reason}); {remedy(reason)}, or "
+                      "choose fewer --tiles or another --dataset") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

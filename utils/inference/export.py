@@ -7,7 +7,7 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
-from utils.files import replacing, write_text
+from utils.files import remedy, replacing, write_text
 from utils.inference.predictor import probabilities_of
 from utils.training.checkpoints import error_reason, restore_model
 from utils.training.environment import code_version
@@ -60,6 +60,6 @@ def export_model(folder, checkpoint, settings, precision, facts):
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not isinstance(error, tf.errors.OpError):
                     raise
-                raise OSError(f"{folder}: the model could not be written "
-                              f"({error_reason(error)}); free some space or choose another folder"
-                              ) from None
+                reason = error_reason(error)
+                raise OSError(f"{folder}: the model could not be written ({reason}); "
+                              f"{remedy(reason)} or choose another folder") from None

@@ -1,6 +1,7 @@
 """The files of a mapped scene: class map, probabilities, pictures, polygons, strip by strip."""
 
 import contextlib
+import errno
 import math
 import os
 import shutil
@@ -12,7 +13,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from utils.classes import IGNORE, colour_map
-from utils.files import replacing, write_bytes
+from utils.files import remedy, replacing, write_bytes
 from utils.inference.category_names import category_names
 from utils.inference.map_form import (PROBABILITY_STEPS, MapForm, area_in_pixels,
                                       length_in_pixels)
@@ -227,10 +228,14 @@ def _writing_geotiff(path, image, bands, tags, table=None, names=(), cog=False):
             if not is_gdal_error(error):
                 raise
             # GDAL does not say why, and its file is still there to fill the disk.
-            is_full = shutil.disk_usage(os.path.dirname(temporary) or ".").free < FULL_DISK
-            raise OSError(f"{path}: could not be written "
-                          f"({'No space left on device' if is_full else error}); free some space "
-                          "or choose another folder") from None
+            folder = os.path.dirname(temporary) or "."
+            reason = str(error)
+            if not os.path.isdir(folder):
+                reason = os.strerror(errno.ENOENT)
+            elif shutil.disk_usage(folder).free < FULL_DISK:
+                reason = os.strerror(errno.ENOSPC)
+            raise OSError(f"{path}: could not be written ({reason}); {remedy(reason)} or choose "
+                          "another folder") from None
 
 
 def _overview_factors(image):

@@ -10,6 +10,7 @@ from utils.classes import IGNORE
 from utils.data.resampling import covering_window
 from utils.inference.own_grid import on_own_grid
 from utils.inference.sliding_window import predict_strips, turned_copies
+from utils.memory import check_memory
 from utils.inference.tta import augmented_probabilities
 from utils.training.checkpoints import restore_model
 
@@ -22,6 +23,10 @@ def open_predictors(checkpoint, config, precision, all_options):
     uint8 [batch, window, window, channels] and return float32 [batch, window, window, classes];
     each call is one Session call. Raises ValueError for weights that do not fit.
     """
+    for options in all_options:
+        # Its turned and mirrored copies are fed to the network at once.
+        check_memory(config, options.batch_size * turned_copies(options.rotations) * (1 + options.flips),
+                     options.window, False, "lower --batch_size or --window")
     with tf.Graph().as_default(), tf.Session() as session:
         predictors = [build_predictor(session, config, precision, options)
                       for options in all_options]

@@ -3,7 +3,6 @@
     python -m utils.inference.visualise --image I.png --label L.png --prediction P.png --out s.png
 """
 
-import argparse
 import os
 import re
 from functools import cache
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.classes import DEFAULT_TABLE, IGNORE, colour_map, read_classes
-from utils.cli import positive, run_script
+from utils.cli import plain_parser, positive, run_script
 from utils.data.scenes import read_image, read_label, write_png
 
 # Of Linux, macOS and Windows; those that are not there are passed over.
@@ -161,9 +160,7 @@ def strip(image, label, prediction, table, height):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description="Draw scene, label, map and overlay side by side.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = plain_parser(__doc__)
     parser.add_argument("--image", required=True, help="the scene")
     parser.add_argument("--label", required=True, help="its label, as class ids or colours")
     parser.add_argument("--prediction", required=True, help="the map to show beside them")

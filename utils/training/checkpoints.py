@@ -8,9 +8,11 @@ logs/<run>/best/step-N.*     the best on the validation tiles: the model's varia
 import contextlib
 import glob
 import os
+import re
 
 import tensorflow.compat.v1 as tf
 
+from utils.files import remedy
 from utils.training.ema import average_name
 
 LATEST, BEST = "latest", "best"
@@ -34,34 +36,50 @@ class Checkpoints:
 
     def __init__(self, run, which, variables=None):
         self.folder = checkpoint_folder(run, which)
-        self._variables = variables
+        self._variables, self._kept = variables, KEPT[which]
         self._saver = variables and tf.train.Saver(variables, max_to_keep=KEPT[which],
                                                    save_relative_paths=True)
 
     @property
     def exist(self):
         """True where a checkpoint was once saved, so that a damaged one is never written over."""
-        return os.path.exists(self._state_file)
+        return bool(self._whole()) or os.path.exists(os.path.join(self.folder, "checkpoint"))
 
     @property
     def changed(self):
         """When the last one was saved, in seconds since 1970; None without any."""
-        return os.path.getmtime(self._state_file) if os.path.isfile(self._state_file) else None
+        return max((os.path.getmtime(f"{path}.index") for path, _ in self._whole()), default=None)
 
     def find(self):
         """(path prefix, step) of the last one saved. Raises FileNotFoundError."""
-        state = self._state()
-        step = state.model_checkpoint_path.rpartition("-")[2] if state else ""
-        if not step.isdecimal() or not tf.train.checkpoint_exists(state.model_checkpoint_path):
-            raise FileNotFoundError(f"{self.folder}: no complete checkpoint there; train first, or "
-                                    "choose another with --run and --checkpoint")
-        return state.model_checkpoint_path, int(step)
+        whole = self._whole()
+        if not whole:
+            advice = ("what is there is not whole: restore it from a copy" if self.exist
+                      else "train first")
+            raise FileNotFoundError(f"{self.folder}: no complete checkpoint there; {advice}, or "
+                                    "choose another with --run (predict.py: or --checkpoint)")
+        return whole[0]
 
     def restore(self, session):
-        """Restores the last one saved; its step. Raises OSError, ValueError naming its path."""
-        path, step = self.find()
-        _restore(session, path, self._variables, self._saver)
-        return step
+        """Restores the last one saved; its step. Where that is damaged, the one before it, and the
+        damaged one gets another name, so that nothing is saved over it. Raises OSError, ValueError
+        naming its path."""
+        damaged = []
+        for path, step in self._whole() or [self.find()]:
+            try:
+                _restore(session, path, self._variables, self._saver)
+            except DamagedCheckpoint as error:
+                damaged.append((path, error))
+                continue
+            for other, error in damaged:
+                aside = os.path.join(self.folder, f"damaged-{os.path.basename(other)}")
+                print(f"warning: {str(error).split(';')[0]}; it is now {aside}, and the one before "
+                      "it is taken")
+                for file in glob.glob(f"{glob.escape(other)}.*"):
+                    with contextlib.suppress(OSError):  # another host was faster
+                        os.rename(file, aside + file[len(other):])
+            return step
+        raise damaged[0][1]
 
     def save(self, session, step):
         """Saves a checkpoint of `step`; the old one goes only when the new one is complete.
@@ -73,43 +91,50 @@ class Checkpoints:
             self._remove_unfinished()
             if not self._saver.last_checkpoints:
                 # A new process: without this, those of earlier ones would never be removed.
-                state = self._state()
                 self._saver.recover_last_checkpoints(
-                    state.all_model_checkpoint_paths if state else [])
+                    [path for path, _ in reversed(self._whole())])
             self._saver.save(session, os.path.join(self.folder, "step"), global_step=step,
                              write_meta_graph=False)
+            # Also what a kill left, and what is of later steps than a damaged one let go on from.
+            whole = self._whole()
+            kept = [one for one in whole if one[1] <= step][:self._kept]
+            for path, _ in set(whole) - set(kept):
+                self._remove(path)
         except (tf.errors.OpError, OSError, ValueError) as error:
             self._remove_unfinished()
+            reason = error_reason(error)
             raise OSError(f"{self.folder}: checkpoint of step {step} could not be written "
-                          f"({error_reason(error)}); free some space, then start the same run "
-                          "again to resume from the last whole checkpoint") from error
+                          f"({reason}); {remedy(reason)}, then start the same run again to resume "
+                          "from the last whole checkpoint") from error
 
-    @property
-    def _state_file(self):
-        return os.path.join(self.folder, "checkpoint")
+    def _whole(self):
+        """[(path prefix, step)] of what was saved to its end, the last first: TensorFlow writes the
+        index last. Its own list of them (`checkpoint`) is one more file that can be lost."""
+        found = [re.fullmatch(r"step-(\d+)\.index", name)
+                 for name in (os.listdir(self.folder) if os.path.isdir(self.folder) else [])]
+        return [(os.path.join(self.folder, f"step-{step}"), step)
+                for step in sorted((int(name[1]) for name in found if name), reverse=True)]
 
-    def _state(self):
-        """TensorFlow's list of the folder's checkpoints; None where it is missing or damaged."""
-        try:
-            return tf.train.get_checkpoint_state(self.folder)
-        except ValueError:
-            return None
+    @staticmethod
+    def _remove(path):
+        # The index first: without it nothing takes the rest for a checkpoint.
+        for file in sorted(glob.glob(f"{glob.escape(path)}.*"), reverse=True):
+            with contextlib.suppress(OSError):
+                os.remove(file)
 
     def _remove_unfinished(self):
-        """Removes what a save left that was cut short by a full disk or a kill.
-
-        That is files with a temporary name, and whole ones of a checkpoint that the list of
-        checkpoints does not name; where that list is missing or damaged they may be all that is
-        left, and stay.
-        """
-        state = self._state()
-        known = [os.path.basename(path)
-                 for path in state.all_model_checkpoint_paths] if state else []
+        """Removes what a save left that was cut short by a full disk or a kill: files with a
+        temporary name and, beside whole checkpoints, those of one without its index."""
+        whole = [os.path.basename(path) for path, _ in self._whole()]
         for path in glob.glob(os.path.join(glob.escape(self.folder), "step-*")):
             prefix, _, rest = os.path.basename(path).partition(".")
-            if ".tempstate" in rest or (known and prefix not in known):
+            if ".tempstate" in rest or (whole and prefix not in whole):
                 with contextlib.suppress(OSError):
                     os.remove(path)
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that cannot be read."""
 
 
 def latest_checkpoints(run):
@@ -173,9 +198,9 @@ def _restore(session, path, variables, saver):
 
 @contextlib.contextmanager
 def _damage_named(path):
-    """TensorFlow's errors while reading checkpoint `path` as a ValueError that names it."""
+    """TensorFlow's errors while reading checkpoint `path` as a DamagedCheckpoint that names it."""
     try:
         yield
     except tf.errors.OpError as error:
-        raise ValueError(f"{path}: checkpoint is damaged ({error_reason(error)}); "
-                         "restore it from a copy or train again") from error
+        raise DamagedCheckpoint(f"{path}: checkpoint is damaged ({error_reason(error)}); "
+                                "restore it from a copy or train again") from error

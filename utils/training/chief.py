@@ -6,7 +6,8 @@ import time
 
 from utils.cli import progress
 from utils.training.checkpoints import best_checkpoints
-from utils.training.run import BestScore
+from utils.training.evaluation import EvaluationStopped
+from utils.training.run import BestScore, is_run
 from utils.training.tensorboard import (EventWriter, finished_summary, scalar_summary,
                                         settings_summary)
 
@@ -23,6 +24,7 @@ class Chief:
         self._latest, self._evaluator = latest, evaluator
         self._best_checkpoints = best_checkpoints(run, graph.ema)
         self._saved = step = int(session.run(graph.step))
+        self._cut_short = False  # an evaluation was
         # What an attempt left that never came to a checkpoint may be of other settings.
         self._best = (BestScore.read(run) if step else None) or BestScore()
         self._writer = EventWriter(run, step + 1, None if step else session.graph)
@@ -36,10 +38,10 @@ class Chief:
         return (f"the checkpoint of step {self._saved} is kept" if self._saved
                 else "nothing was saved yet")
 
-    def catch_up(self, step, is_evaluated):
+    def catch_up(self, step, is_evaluated, asked):
         """Evaluates a run that was stopped between saving and evaluating."""
         if is_evaluated and self._best.evaluated < step:
-            self.evaluate(step)
+            self.evaluate(step, asked)
         self._began = time.perf_counter()
 
     def log(self, step, values):
@@ -60,19 +62,33 @@ class Chief:
         self._began = time.perf_counter()
 
     def save(self, step):
-        """Saves the latest checkpoint."""
+        """Saves the latest checkpoint. Raises OSError, also where the run's folder is gone."""
+        if self._cut_short:  # where hosts take one more step: its evaluation is made up from before
+            return
+        if not is_run(self._run):  # saving would begin it again, without its settings
+            raise OSError(f"{self._run}: removed or renamed while it was training, so step {step} "
+                          "could not be saved; start again, with another --run")
         self._latest.save(self._session, step)
         self._saved = step
         self._began = time.perf_counter()
 
-    def evaluate(self, step):
+    def evaluate(self, step, asked):
         """Evaluates the model, and keeps it as the best where it is no worse than that.
 
-        Without validation tiles the latest is the best.
+        Without validation tiles the latest is the best. asked: threading.Event; once it is set, the
+        step is saved, and the evaluation left for the next start.
         """
-        scores = self._evaluator.evaluate(step, self._writer)
+        try:
+            scores = self._evaluator.evaluate(step, self._writer, asked)
+        except EvaluationStopped:
+            if self._saved < step:
+                self.save(step)
+            self._cut_short = True
+            return
         best = self._best
         if (scores["mean_iou"] or 0) >= (best.mean_iou or 0):
+            if self._saved < step:  # a best without a latest could not be resumed
+                self.save(step)
             self._best_checkpoints.save(self._session, step)
             best.step, best.mean_iou = step, scores["mean_iou"]
             best.held_out_mean_iou = scores["held_out_mean_iou"]
@@ -84,19 +100,21 @@ class Chief:
         self._began = time.perf_counter()
 
     def finish(self, step):
-        """Saves what is not saved yet, closes the event file and tells how the run ended."""
+        """Saves what is not saved yet, closes the event file and tells how the run ended. Returns
+        whether it is done."""
         self._bar.close()
         if self._saved < step:
             self.save(step)
-        done = step == self._args.steps
+        done = step == self._args.steps and not self._cut_short
         if done:
             self._writer.add_summary(finished_summary(), step)
         self._writer.close()
         if not done:
-            print(f"{self._run}: stopped and saved at step {step}; the same command with --run "
+            print(f"{self._run}: stopped and saved at step {self._saved}; the same command with --run "
                   f"{os.path.basename(self._run)} goes on from there")
         elif self._best.mean_iou is None:
             print(f"{self._run}: done")
         else:
             print(f"{self._run}: done; best mean-IoU on the validation tiles "
                   f"{self._best.mean_iou:.4f}")
+        return done

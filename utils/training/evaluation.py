@@ -24,6 +24,10 @@ from utils.training.tensorboard import scalar_summary
 PICTURES = 4
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was asked to stop before its end."""
+
+
 class Evaluator:
     """Scores the model on validation tiles and, where there are some, on the held-out scenes.
 
@@ -36,20 +40,26 @@ class Evaluator:
         self._tile_set, self._held_out = tile_set, held_out
         self._window, self._batch_size = window, batch_size
 
-    def evaluate(self, step, writer):
+    def evaluate(self, step, writer, asked):
         """Scores and pictures of this step to TensorBoard (an EventWriter).
 
+        asked: threading.Event, looked at between windows; raises EvaluationStopped once it is set.
         Returns {"mean_iou": the validation tiles', "held_out_mean_iou": the held-out scenes'}, each
         None where there are none.
         """
+        def predict(images):
+            if asked.is_set():
+                raise EvaluationStopped
+            return self._predict(images)
+
         table = self._tile_set.table
-        matrix = evaluate_tiles(self._predict, self._tile_set, self._batch_size)
+        matrix = evaluate_tiles(predict, self._tile_set, self._batch_size)
         values = score_values("validation", matrix, table)
         if len(self._tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
         if self._held_out.parts:
             parts = [(*part, prediction) for part, prediction in
-                     zip(self._held_out.parts, self._predict_held_out())]
+                     zip(self._held_out.parts, self._predict_held_out(predict))]
             matrix = sum(confusion_matrix(label, prediction, len(table))
                          for _, label, prediction in parts)
             values.update(score_values("held_out", matrix, table))
@@ -63,10 +73,10 @@ class Evaluator:
         return {"mean_iou": values.get("validation/mean_iou"),
                 "held_out_mean_iou": values.get("held_out/mean_iou")}
 
-    def _predict_held_out(self):
+    def _predict_held_out(self, predict):
         """Class ids uint8 [height, width] of each part of the held-out scenes."""
         if self._held_out.whole:
-            return [map_scene(self._predict, image, self._window, self._batch_size)
+            return [map_scene(predict, image, self._window, self._batch_size)
                     for image, _ in self._held_out.parts]
         # Windows fill batches; those of scenes that are smaller are padded with their reflection.
         images = [np.pad(image, [(0, self._window - side) for side in image.shape[:2]] + [(0, 0)],
@@ -75,7 +85,7 @@ class Evaluator:
         for first in range(0, len(images), self._batch_size):
             part = images[first:first + self._batch_size]
             filled = part + [part[0]] * (self._batch_size - len(part))
-            predictions += list(self._predict(np.stack(filled))[:len(part)].argmax(-1).astype(
+            predictions += list(predict(np.stack(filled))[:len(part)].argmax(-1).astype(
                 np.uint8))
         return [prediction[:label.shape[0], :label.shape[1]]
                 for prediction, (_, label) in zip(predictions, self._held_out.parts)]

@@ -7,6 +7,7 @@ logs/<run>/best/score.json    BestScore
 logs/<run>/events.out.*       TensorBoard
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,8 +18,11 @@ from deeplab_v3 import ModelConfig
 from utils import files
 from utils.classes import ClassTable, read_classes
 from utils.data.pixel_size import Resample
+from utils.data.rasters import RGB
 from utils.data.scene_table import named
+from utils.locks import locked
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.settings_fields import FIELDS
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
 # Flags of train.py that a resumed run may change. All others are its recipe, or, of a name in
@@ -62,23 +66,32 @@ class RunSettings:
     @staticmethod
     def from_json(values, path):
         """Checks the plain values of the file `path`, of any version. Raises ValueError."""
-        try:
-            table = ClassTable.from_settings(values["classes"])
-            size, recipe = values["tile_size"], values.get("training", {})
-            scenes, gsd = values.get("test_scene"), values.get("gsd")
-            resample = values.get("resample") and Resample(**values["resample"])
-            complete = (isinstance(size, int) and size > 0 and isinstance(recipe, dict)
-                        and len(table) == values["model"]["num_classes"]
-                        and isinstance(scenes, str | list | None)
-                        and isinstance(gsd, int | float | None))
-        except (KeyError, TypeError, ValueError):
-            complete = False
-        if not complete:
-            raise ValueError(f"{path}: not the settings of a run, which have model, tile_size and "
-                             "a row of classes for each of the model's; restore it or train again")
-        return RunSettings(ModelConfig.from_json(values["model"], path), table, size,
-                           [scenes] if isinstance(scenes, str) else scenes, recipe,
-                           values.get("bands"), values.get("stretch"), gsd, resample)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: not the settings of a run; restore it or train again")
+        if unknown := sorted(set(values) - set(FIELDS)):
+            raise ValueError(f"{path}: it has settings that this code does not know "
+                             f"({', '.join(unknown)}); restore it, or use the code that trained it")
+
+        def refuse(name, what):
+            found = repr(values[name])[:80] if name in values else "missing"
+            raise ValueError(f"{path}: damaged: {name} is {found}, not {what}; restore it or train "
+                             "again")
+
+        for name, (what, fits) in FIELDS.items():
+            if not fits(values.get(name)):
+                refuse(name, what)
+        model = ModelConfig.from_json(values["model"], path)
+        table = ClassTable.from_settings(values["classes"])
+        bands, stretch, scenes = (values.get(name) for name in ("bands", "stretch", "test_scene"))
+        if len(table) != model.num_classes:
+            refuse("classes", f"a row for each of the model's {model.num_classes}")
+        if len(bands or RGB) != model.in_channels:
+            refuse("bands", f"one for each of the model's {model.in_channels} channels")
+        if stretch is not None and len(stretch) != len(bands or ()):
+            refuse("stretch", "a pair for each of the bands")
+        return RunSettings(model, table, values["tile_size"],
+                           [scenes] if isinstance(scenes, str) else scenes,
+                           values.get("training") or {}, bands, stretch)
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
@@ -98,6 +111,19 @@ class RunSettings:
         """The settings of the run in that folder. Raises OSError, ValueError naming the file."""
         path = os.path.join(run, SETTINGS)
         return RunSettings.from_json(_read_json(path), path)
+
+
+def settings_to_resume(run):
+    """The RunSettings of a run that has a latest checkpoint; None for a new run. Raises ValueError
+    where only the best one is left, over which a new run would write."""
+    if Checkpoints(run, LATEST).exist:
+        return RunSettings.read(run)
+    best = Checkpoints(run, BEST)
+    if best.exist:
+        raise ValueError(f"{best.folder}: a checkpoint, but there is no latest one to go on from; "
+                         f"choose another --run (--pretrained {run} takes its weights), or remove "
+                         "that folder to begin again")
+    return None
 
 
 def recipe_of(flags, tiles_checksum):
@@ -177,10 +203,32 @@ def check_writable(run):
     files.check_writable(run, "a run", "change its permissions, or choose another --logs or --run")
 
 
+def run_folder(logs, name):
+    """The folder of run `name` in `logs`. Raises ValueError for a name that leads out of it."""
+    run = os.path.normpath(os.path.join(logs, name))
+    inside = os.path.relpath(run, logs)
+    if os.path.isabs(name) or inside.split(os.sep)[0] in (os.curdir, os.pardir):
+        raise ValueError(f"--run {name}: not the name of a folder in --logs ({logs}); give a plain "
+                         "name, and another place with --logs")
+    return os.path.join(logs, name)
+
+
+@contextlib.contextmanager
+def held_run(logs, name, is_chief):
+    """Gives the folder of run `name`, to write to. Of its hosts the chief holds its lock. Raises
+    ValueError, OSError."""
+    run = run_folder(logs, name)
+    check_writable(run)
+    with contextlib.ExitStack() as stack:
+        if is_chief:
+            stack.enter_context(locked(run, "wait until it is done, or choose another --run"))
+        yield run
+
+
 def find_run(logs, name=None):
     """The folder of run `name`, or of the run in `logs` that saved a checkpoint last."""
     if name is not None:
-        run = os.path.join(logs, name)
+        run = run_folder(logs, name)
         if not is_run(run):
             raise FileNotFoundError(f"{run}: no run there (no {SETTINGS}); "
                                     f"there are: {', '.join(run_names(logs)) or 'none'}")

@@ -8,6 +8,7 @@ import tensorflow.compat.v1 as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 
+from utils.files import remedy
 from utils.training.checkpoints import error_reason
 
 
@@ -53,9 +54,9 @@ class EventWriter:
             raise self._failed(error) from error
 
     def _failed(self, error):
-        return OSError(f"{self.path}: could not be written ({error_reason(error)}); free some "
-                       "space, then start the same run again to resume from its last whole "
-                       "checkpoint")
+        reason = error_reason(error)
+        return OSError(f"{self.path}: could not be written ({reason}); {remedy(reason)}, then start "
+                       "the same run again to resume from its last whole checkpoint")
 
 
 def scalar_summary(values):
