@@ -16,15 +16,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.cli import (TEST_SCENE, argument_parser, counted, error_line, error_of, leave_on_signals,
+from utils.cli import (argument_parser, counted, error_line, error_of, leave_on_signals,
                        part_of, positive, progress, run_script, scale, share, side)
 from utils.data.gdal_files import maps_to_geotiff
 from utils.data.pixel_size import add_pixel_size_flags, choose_resample, warn_of_other_gsd
-from utils.data.polygons import LabelOptions, add_label_flags, open_area, open_label
-from utils.data.rasters import RGB, Image, range_warning
-from utils.data.scene_table import matching_names
-from utils.data.scenes import held_out_scene, scenes_of
-from utils.data.tiles import held_out_scenes, read_label_options
+from utils.data.polygons import LabelOptions, add_label_flags
+from utils.data.tiles import read_label_options
 from utils.idle_flags import PREDICT, tell_idle_flags
 from utils.inference.compare import (compare_options, compared_options, report_pooled_comparison,
                                      write_comparison)
@@ -38,6 +35,7 @@ from utils.inference.predictor import open_predictors, predict_classes
 from utils.inference.quality import IMAGES_A_CALL, QUALITIES, options_of, parse_with_quality
 from utils.inference.scene_scores import (SceneScore, read_scene_score, report_pooled,
                                           write_scene_score)
+from utils.inference.scenes_to_map import find_scenes_to_map, open_scene
 from utils.inference.sliding_window import BLENDS, ROTATIONS
 from utils.metrics import confusion_matrix, format_scores
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inference
@@ -45,7 +43,6 @@ from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
 from utils.training.environment import machine
 from utils.training.run import RunSettings, find_run, read_starts
 
-CHECKED_ROWS = 512  # of a label, at a time
 TRIAL_WINDOWS = 4  # a call of --precision auto's trial, at most
 
 
@@ -255,43 +252,6 @@ def choose_precision(args, run, settings, options, pixels):
     tried = min(options.batch_size, TRIAL_WINDOWS)
     return precision_of_inference(settings, trained_here, options.window, tried,
                                   pixels / options.window ** 2)
-
-
-@contextlib.contextmanager
-def open_scene(scene, bands, settings, table, reading):
-    """Gives (Image, label or None), after checks that would be a pity to fail half-way. reading:
-    LabelOptions."""
-    bands = tuple(bands or settings.bands or RGB)
-    stretch = settings.stretch if bands == tuple(settings.bands or RGB) else None
-    with contextlib.ExitStack() as stack:
-        image = stack.enter_context(Image(scene.image_path, bands, stretch))
-        if warning := range_warning(image, stretch):
-            print(warning)
-        image.area = open_area(image, reading)
-        label = None
-        if scene.label_path:
-            label = stack.enter_context(open_label(scene, image, table, reading))
-            for top in range(0, label.height, CHECKED_ROWS):
-                label.read(top, 0, min(CHECKED_ROWS, label.height - top), label.width)
-        yield image, label
-
-
-def find_scenes_to_map(args, settings):
-    """The scenes that --image names, or those that the run held out, from the data's folders."""
-    if args.image:
-        return scenes_of(args.image, args.label)
-    if args.label:
-        raise ValueError(f"{args.label[0]}: --label goes with --image; a scene of --origin has "
-                         "its label beside it")
-    names = args.test_scene or settings.test_scenes or [TEST_SCENE]
-    noted = [] if args.origin else held_out_scenes(args.dataset)
-    by_name = {scene.name: scene for scene in noted if os.path.exists(scene.image_path)}
-    if set(matching := matching_names(names, by_name)) <= set(by_name):
-        return [by_name[name] for name in matching]
-    folders = [args.origin or os.path.join(args.dataset, "origin")]
-    if not args.origin:
-        folders.append(os.path.join(args.dataset, "test"))
-    return [held_out_scene(folders, name) for name in names]
 
 
 def output_paths(folder, form, scene):

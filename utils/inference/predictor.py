@@ -25,8 +25,9 @@ def open_predictors(checkpoint, config, precision, all_options):
     """
     for options in all_options:
         # Its turned and mirrored copies are fed to the network at once.
-        check_memory(config, options.batch_size * turned_copies(options.rotations) * (1 + options.flips),
-                     options.window, False, "lower --batch_size or --window")
+        copies = turned_copies(options.rotations) * (1 + options.flips)
+        check_memory(config, options.batch_size * copies, options.window, False,
+                     "lower --batch_size or --window")
     with tf.Graph().as_default(), tf.Session() as session:
         predictors = [build_predictor(session, config, precision, options)
                       for options in all_options]
