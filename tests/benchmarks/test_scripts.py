@@ -17,8 +17,9 @@ SCRIPTS = {"preprocess.py": preprocess, "train.py": train, "predict.py": predict
 FREE = {"images", "labels", "validation_images", "validation_labels", "test_images", "test_labels",
         "scene_table", "origin", "dataset", "logs", "run", "out", "classes", "pretrained", "precision", "processes",
         "workers", "devices", "slurm", "list", "bands", "part", "probabilities", "compare",
-        "export", "memory", "resample", "image", "label", "quality", "power", "momentum", "focal_gamma", "crop_size",
-        "scale_range",
+        "export", "export_onnx", "min_area", "polygons", "simplify", "memory", "resample",
+        "image", "label", "quality", "power", "momentum", "focal_gamma", "crop_size", "scale_range",
+        "label_attribute", "label_background", "aoi",
         "colour_jitter"}
 # The original's protocol.
 CUT = {"scenes": list("1234"), "test_scene": ["5"], "seed": 0, "tiles": 100000, "tile_size": 256,
