@@ -90,9 +90,9 @@ def parse_arguments(arguments=None):
                     for name, values in QUALITIES.items()))
     add("--overlap", type=share,
         help="share of a window that the next one covers again, from 0 to below 1")
-    add("--blend", choices=BLENDS,
-        help="weight of overlapping windows; none gives a pixel to the first one; by default "
-        "root_cosine for woven turns, otherwise cosine")
+    add("--blend", choices=BLENDS, default="cosine",
+        help="weight of overlapping windows; none gives a pixel to the first one; tukey, for woven "
+        "turns, gains a little and leaves slight seams")
     add("--batch_size", type=positive,
         help="windows per call, at most; their turned copies come on top; by default as "
         f"many as make {IMAGES_A_CALL} with these")

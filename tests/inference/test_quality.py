@@ -14,7 +14,7 @@ def _options(*flags):
 def test_a_quality_sets_what_is_not_given():
     told = {name: _options("--quality", name) for name in ("fast", "default", "best")}
     assert told == {"fast": InferenceOptions(64, .125, "cosine", 16, 1),
-                    "default": InferenceOptions(64, .5, "root_cosine", 16, "woven"),
+                    "default": InferenceOptions(64, .5, "cosine", 16, "woven"),
                     "best": InferenceOptions(64, .5, "cosine", 4, 4)}
     assert _options() == told["default"]
     # What was asked for by its flag before there was --quality is what it was.

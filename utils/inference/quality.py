@@ -24,8 +24,6 @@ def options_of(args, crop_size):
         print(f"warning: --window {window} is far from the {crop_size} pixels that the run was "
               "trained on, and maps get worse with the distance; leave the flag out, or compare "
               "on a labelled scene")
-    # With the cosine alone, one of the woven turns would outweigh the others in most of a window.
-    blend = args.blend or ("root_cosine" if args.rotations == WOVEN else "cosine")
     batch_size = args.batch_size or IMAGES_A_CALL // turned_copies(args.rotations)
-    return InferenceOptions(window, args.overlap, blend, batch_size, args.rotations, args.flips,
+    return InferenceOptions(window, args.overlap, args.blend, batch_size, args.rotations, args.flips,
                             tuple(args.scales))
