@@ -199,12 +199,12 @@ def test_an_overwritten_map_never_stands_beside_the_new_scores(call, tiles, monk
     flags = "--image", tiles / "1_sat.png", "--label", tiles / "1_mask.png"
     _, out = call(*flags)
     monkeypatch.setattr("utils.inference.map_writer.overlay", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match="1_sat.png: ZeroDivisionError"):
         call(*flags, "--overwrite")
     assert (out / "1_sat_class.png").exists()  # nothing is replaced yet
     monkeypatch.setattr("utils.inference.map_writer.colour_map", lambda *_: 1 / 0)
     monkeypatch.setattr("utils.inference.map_writer.overlay", lambda scene, *_: scene)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ValueError, match="1_sat.png: ZeroDivisionError"):
         call(*flags, "--overwrite")
     assert not (out / "1_sat_class.png").exists()
 
