@@ -60,7 +60,8 @@ def test_the_map_lies_where_its_scene_lies(call, tmp_path, name, driver, more):
 def test_a_plain_picture_has_a_plain_map(call, tmp_path):
     cv2.imwrite(str(tmp_path / "a.jpg"), np.moveaxis(samples_of(70, 80), 0, -1))
     _, out = call("--image", tmp_path / "a.jpg")
-    assert sorted(os.listdir(out)) == ["a_class.png", "a_colour.png", "a_overlay.png"]
+    assert sorted(os.listdir(out)) == [
+        "a_area.csv", "a_class.png", "a_colour.png", "a_overlay.png"]
 
 
 def test_rpcs_are_kept(call, tmp_path):

@@ -87,7 +87,7 @@ def maps_to_geotiff(path):
             with rasterio.Env(), open_dataset(path) as dataset:
                 return dataset.driver not in PICTURES or is_georeferenced(georeference(dataset))
     except Exception as error:
-        if not is_gdal_error(error):
+        if not (is_gdal_error(error) or isinstance(error, UnicodeEncodeError)):
             raise
     return format_by_name(path) not in (*PICTURES, None)
 

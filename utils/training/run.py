@@ -91,7 +91,8 @@ class RunSettings:
             refuse("stretch", "a pair for each of the bands")
         return RunSettings(model, table, values["tile_size"],
                            [scenes] if isinstance(scenes, str) else scenes,
-                           values.get("training") or {}, bands, stretch)
+                           values.get("training") or {}, bands, stretch, values.get("gsd"),
+                           Resample(**values["resample"]) if values.get("resample") else None)
 
     def class_table(self, path=None):
         """The run's ClassTable, or another of the same length from `path`. Raises ValueError."""
