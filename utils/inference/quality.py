@@ -25,5 +25,5 @@ def options_of(args, crop_size):
               "trained on, and maps get worse with the distance; leave the flag out, or compare "
               "on a labelled scene")
     batch_size = args.batch_size or IMAGES_A_CALL // turned_copies(args.rotations)
-    return InferenceOptions(window, args.overlap, args.blend, batch_size, args.rotations, args.flips,
-                            tuple(args.scales))
+    return InferenceOptions(window, args.overlap, args.blend, batch_size, args.rotations,
+                            args.flips, tuple(args.scales))
