@@ -16,6 +16,6 @@ PYTHON=${PYTHON:-.venv/bin/python}
     --weight_decay 1e-4 --augment_online --crop_size 192 --ema 0.995 --test_display 500 \
     --save_every 250
 "$PYTHON" predict.py --dataset "$WORK" --origin "$ORIGIN" --run dubai --precision bfloat16 \
-    --out predictions/dubai --overwrite
+    --out predictions/dubai --overwrite --quality best
 "$PYTHON" predict.py --dataset "$WORK" --origin "$ORIGIN" --run dubai --precision bfloat16 \
     --out predictions/dubai --compare
