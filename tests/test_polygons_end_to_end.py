@@ -109,7 +109,7 @@ def test_an_area_of_interest_limits_tiles_and_is_noted(tmp_path, classes, monkey
                 tile, np.where(inside[window], labels["1"][window], 255))
             assert (tile != 255).any()
     assert json.loads((tmp_path / "labels.json").read_text()) == {
-        "attribute": "cover", "background": None, "aoi": "aoi.geojson"}
+        "attribute": "cover", "background": None, "aoi": "aoi.geojson", "keep_nodata": False}
 
 
 def test_a_map_is_255_outside_and_windows_there_are_not_computed(call, tmp_path):  # noqa: F811
