@@ -41,8 +41,8 @@ from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
 from utils.training.evaluation import Evaluator, read_held_out
-from utils.training.run import (RunSettings, append_start, check_same_settings, held_run, new_run_name,
-                                recipe_of, settings_to_resume)
+from utils.training.run import (RunSettings, append_start, check_same_settings, held_run,
+                                new_run_name, recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
 
 

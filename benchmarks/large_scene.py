@@ -51,7 +51,7 @@ def map_with_stand_in(path, folder):
     from utils.inference.predictor import predict_classes
     from utils.inference.sliding_window import InferenceOptions
     from utils.inference.map_writer import map_paths, writing_map
-    from utils.data.rasters import Image
+    from utils.data.image import Image
     table = read_classes(DEFAULT_TABLE)
     options = InferenceOptions(BLOCK, batch_size=16)
     with tf.Graph().as_default(), tf.Session() as session, Image(path) as image:
@@ -59,7 +59,7 @@ def map_with_stand_in(path, folder):
         brightness = tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True) / 255
         centres = (tf.range(len(table), dtype=tf.float32) + 0.5) / len(table)
         probabilities = tf.nn.softmax(-tf.square(10 * (brightness - centres)))
-        paths = map_paths(folder, "scene", is_tiff=True)
+        paths = map_paths(folder, "scene", reads_windows=True)
         with writing_map(paths, image, table, {}) as write, contextlib.closing(predict_classes(
                 image, lambda batch: session.run(probabilities, {images: batch}),
                 options)) as strips:

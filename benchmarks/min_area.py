@@ -2,8 +2,8 @@
 
 Run as: python -m benchmarks.min_area --label 'labels/*_class.png' --prediction 'maps/*_class.png'
 
-For maps that predict.py wrote without --min_area: regions, mean-IoU, accuracy and boundary F1 of all
-pooled, as they are and with regions below so many pixels merged.
+For maps that predict.py wrote without --min_area: regions, mean-IoU, accuracy and boundary F1 of
+all pooled, as they are and with regions below so many pixels merged.
 """
 
 import argparse

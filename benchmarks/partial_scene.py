@@ -20,7 +20,7 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import ModelConfig
 from utils.cli import positive, run_script
-from utils.data.rasters import Image
+from utils.data.image import Image
 from utils.inference.predictor import build_predictor, predict_classes
 from utils.inference.sliding_window import InferenceOptions
 from utils.precision import FLOAT32
@@ -72,7 +72,8 @@ def main():
                       f"{seconds[name][-1]:.1f} s", flush=True)
     whole = np.array(seconds["all of it"])
     for name, own in seconds.items():
-        print(f"{name}: {np.median(own / whole):.3f} of the time of a scene that is valid throughout")
+        print(f"{name}: {np.median(own / whole):.3f} of the time of a scene that is valid "
+              "throughout")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from utils.cli import argument_parser, positive, run_script
 from utils.inference.predictor import open_predictors, predict_classes
 from utils.inference.map_writer import map_paths, writing_map
 from utils.metrics import confusion_matrix, mean_iou
-from utils.data.rasters import Image
+from utils.data.image import Image
 from utils.training.checkpoints import BEST, Checkpoints
 from utils.training.run import RunSettings, find_run
 from utils.data.scenes import choose_scenes, find_scenes, read_scene, write_png
@@ -57,7 +57,7 @@ def map_like_original(path, predict, window, folder):
 def map_like_predict(path, predict, options, table, folder):
     """(b), (c): what predict.py does with one scene. Returns the class map uint8."""
     with Image(path) as image:
-        paths = map_paths(folder, "scene", is_tiff=True)
+        paths = map_paths(folder, "scene", reads_windows=True)
         with writing_map(paths, image, table, {}) as write:
             parts = [classes for _, classes in write(predict_classes(image, predict, options))]
     return np.concatenate(parts)

@@ -21,7 +21,7 @@ import tensorflow.compat.v1 as tf
 import train
 from conftest import REPOSITORY, draw_scene, read_settings, write_small_dataset
 from utils.classes import DEFAULT_TABLE, read_classes
-from utils.data.rasters import Image
+from utils.data.image import Image
 from utils.data.scenes import write_png
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.training.run import BestScore, read_starts

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 from predict_stand_in import (  # noqa: F401  (fixtures)
     TABLE, call, logs, samples_of, write_geotiff, write_run)
 from conftest import read_settings
-from utils.data.rasters import Image
+from utils.data.image import Image
 from utils.data.scenes import read_label
 
 GRID = Affine(10, 0, 300000, 0, -10, 5000000)

@@ -15,7 +15,7 @@ from predict_stand_in import (  # noqa: F401  (fixtures)
 from utils.inference import map_writer
 from conftest import read_settings
 from utils.classes import decode_colours
-from utils.data.rasters import Image
+from utils.data.image import Image
 from utils.data.scenes import read_image, read_label, write_png
 
 

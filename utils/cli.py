@@ -154,8 +154,8 @@ def error_of(path, error):
     if isinstance(error, (ValueError, OSError, MemoryError)) and (
             path in str(error) or "; " in str(error)):
         return error
-    named = ValueError(f"{path}: {type(error).__name__}: {error}; if nothing is wrong with the file, "
-                       "report this")
+    named = ValueError(f"{path}: {type(error).__name__}: {error}; if nothing is wrong with the "
+                       "file, report this")
     named.__cause__ = error
     return named
 
@@ -195,8 +195,8 @@ def run_script(main):
 def _legible(error):
     """A stream's way with what its encoding lacks; a byte of a file's name, say, comes as \\xe9."""
     characters = error.object[error.start:error.end]
-    return "".join(f"\\x{ord(one) - 0xdc00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
-                   for one in characters), error.end
+    return "".join(f"\\x{ord(one) - 0xdc00:02x}" if "\udc80" <= one <= "\udcff"
+                   else ascii(one)[1:-1] for one in characters), error.end
 
 
 def _flush_output():
@@ -209,14 +209,14 @@ def _flush_output():
 
 
 def _naming_output(method):
-    """A method of stdout that names it where it fails; without an errno, so that no file that is
-    being written takes the blame."""
+    """A method of stdout that names it where it fails; without an errno, so that the error does not
+    name a file that is being written."""
     def call(*arguments):
         try:
             return method(*arguments)
         except OSError as error:
             if error.errno is None:
                 raise
-            raise OSError(f"standard output: could not be written ({error.strerror}); let it be "
-                          "read to its end or send it to a file on a disk with free space") from None
+            raise OSError(f"standard output: could not be written ({error.strerror}); read it to "
+                          "its end or send it to a file on a disk with free space") from None
     return call

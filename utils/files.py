@@ -34,15 +34,15 @@ def replacing(path):
         if error.errno is None:
             raise
         reason = error.strerror or str(error)
-        raise OSError(f"{path}: could not be written ({reason}); {remedy(reason)} or choose another "
-                      "folder") from error
+        raise OSError(f"{path}: could not be written ({reason}); {remedy(reason)} or choose "
+                      "another folder") from error
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
 
 
 def check_plain(path):
-    """Raises ValueError for a pipe or a device, which may have no end, or nobody who writes to it."""
+    """Raises ValueError for a pipe or a device: it may have no end, or nobody may write to it."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ValueError(f"{path}: a pipe or a device; give a plain file")
 

@@ -1,4 +1,4 @@
-"""Flags that have no effect unless another one is given. Who gives one without the other is told."""
+"""Flags that have no effect unless another one is given, and a warning where they have none."""
 
 
 def _without(flag):
@@ -28,7 +28,8 @@ PREDICT = {
                      "flips", "scales", "out", "overwrite", "probabilities"), _with("export")),
     "overwrite": (lambda args: args.export or args.compare, "with --export or --compare"),
     "probabilities": (lambda args: args.export or args.compare, "with --export or --compare"),
-    "blend": (lambda args: args.export or not args.overlap, "where --overlap is 0 (or with --export)")}
+    "blend": (lambda args: args.export or not args.overlap,
+              "where --overlap is 0 (or with --export)")}
 
 
 def tell_idle_flags(parser, args, idle):

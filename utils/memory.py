@@ -4,8 +4,8 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-# Bytes that a pixel of the network's input takes at least, at the full width of a backbone: a unit's
-# 256 features at stride 4, in float32, before and after it. Training keeps those of all units.
+# Bytes that a pixel of the network's input takes at least, at the full width of a backbone: the 256
+# features of a unit at stride 4, in float32, before and after it. Training keeps all units'.
 PIXEL, PIXEL_IN_TRAINING = 2 * 256 // 16 * 4, 4 * 256 // 16 * 4
 
 
@@ -22,5 +22,5 @@ def check_memory(config, count, side, training, advice):
     needed = count * side ** 2 * pixel / 1e9
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if needed > there:
-        raise MemoryError(f"{count} images of {side} x {side} pixels at once take {needed:.3g} GB of "
-                          f"memory or more, and this machine has {there:.3g}; {advice}")
+        raise MemoryError(f"{count} images of {side} x {side} pixels at once take {needed:.3g} GB "
+                          f"of memory or more, and this machine has {there:.3g}; {advice}")

@@ -17,7 +17,7 @@ from utils.cli import error_line, error_of, plain_parser, run_script
 from utils.files import write_text
 from utils.data.polygons import (LabelOptions, MaskedLabel, PolygonLabel, add_label_flags,
                                  is_polygons, open_area)
-from utils.data.rasters import Label, check_same_place
+from utils.data.label import Label, check_same_place
 from utils.data.scenes import paired_files
 
 # The joint histogram of so many pixels is taken at a time; more only costs memory.

@@ -99,8 +99,9 @@ def _tried(build, shape, session_config=None):
     with contextlib.ExitStack() as stack:
         chosen, seconds = faster({precision: _trial(stack, build, precision, images,
                                                     session_config) for precision in PRECISIONS})
-    told = ", ".join(f"{name} " + (f"{1000 * value:.0f} ms" if value < float("inf") else
-                                   "too slow, too large or not supported") for name, value in seconds.items())
+    told = ", ".join(f"{name} " + (f"{1000 * value:.0f} ms" if value < float("inf")
+                                   else "too slow, too large or not supported")
+                     for name, value in seconds.items())
     print(f"precision {chosen}, by trial: {told} for {shape[0]} images of {shape[1]} pixels")
     return chosen
 

@@ -11,7 +11,8 @@ from rasterio.transform import Affine
 
 from utils.classes import read_classes
 from utils.data.gdal_files import maps_to_geotiff
-from utils.data.rasters import Image, Label
+from utils.data.image import Image
+from utils.data.label import Label
 from utils.data.scenes import find_scenes, write_png
 
 GRID = Affine(10, 0, 300000, 0, -10, 5000000)
@@ -49,7 +50,7 @@ def test_what_gdal_opens_is_read_by_window_wherever_it_lies(tmp_path, name, driv
     samples = photo()
     path = write(tmp_path / name, samples, driver, **PLACE, **more)
     with Image(path) as image:
-        assert image.is_tiff and image.georeference()["transform"] == GRID
+        assert image.reads_windows and image.georeference()["transform"] == GRID
         assert image.georeference()["crs"] == rasterio.CRS.from_epsg(32640)
         np.testing.assert_array_equal(image.read(20, 30, 40, 50), samples[20:60, 30:80])
     assert maps_to_geotiff(path)

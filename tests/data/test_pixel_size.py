@@ -10,7 +10,9 @@ from rasterio.warp import reproject
 
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.data.pixel_size import Resample, common_gsd, gsd_of, pixel_metres
-from utils.data.rasters import Image, Label, Raster
+from utils.data.image import Image
+from utils.data.label import Label
+from utils.data.rasters import Raster
 from utils.data.scenes import Scene, read_scene, write_png
 
 UTM = "EPSG:32640"

@@ -11,7 +11,8 @@ from rasterio.warp import transform_geom
 
 from utils.classes import decode_attribute, read_classes
 from utils.data.polygons import Area, LabelOptions, PolygonLabel, open_label
-from utils.data.rasters import Image, Raster
+from utils.data.image import Image
+from utils.data.rasters import Raster
 from utils.data.scenes import Scene, find_scenes
 
 UTM, DEGREES = "EPSG:32640", "EPSG:4326"

@@ -8,7 +8,9 @@ import pytest
 import rasterio
 
 from utils.classes import colour_map, read_classes
-from utils.data.rasters import Image, Label, is_gdal_error
+from utils.data.gdal_files import is_gdal_error
+from utils.data.image import Image
+from utils.data.label import Label
 from utils.data.scenes import write_png
 
 

@@ -9,7 +9,7 @@ import rasterio
 
 from utils.classes import DEFAULT_TABLE, colour_map, read_classes
 from utils.data import rasters, scene_pixels
-from utils.data.rasters import Label
+from utils.data.label import Label
 from utils.data.scene_pixels import Held, OnDisk, open_scenes
 from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, read_label, write_png

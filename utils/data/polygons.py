@@ -18,8 +18,9 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform, transform_bounds
 
 from utils.classes import IGNORE, decode_attribute, id_of
-from utils.data.rasters import (Label, check_readable, check_same_place, check_same_size,
-                                is_gdal_error)
+from utils.data.gdal_files import is_gdal_error
+from utils.data.label import Label, check_same_place, check_same_size
+from utils.data.rasters import check_readable
 
 POLYGONS = (".gpkg", ".geojson", ".shp")
 # A scene's bounds in another CRS are found from points on its border, and so widened by this share.
@@ -74,7 +75,7 @@ def is_polygons(path):
 @contextlib.contextmanager
 def open_label(scene, image, table, options=LabelOptions(), resample=None):
     """Gives the label of a Scene as something with path, height, width and `read` as that of
-    utils.data.rasters.Label, from a raster or from polygons; 255 outside the area of interest and,
+    utils.data.label.Label, from a raster or from polygons; 255 outside the area of interest and,
     unless the options say otherwise, where the image has no data.
 
     image: the scene's open Image. table: ClassTable. resample: the Resample at which image and
@@ -121,7 +122,7 @@ class Polygons:
                              "polygons of this scene, or check their CRS")
 
     # Nothing is open, and memory does not grow with the raster: as a TIFF on disk.
-    is_tiff = True
+    reads_windows = True
 
     def again(self):
         """The same: any thread may burn."""
@@ -139,8 +140,8 @@ class Polygons:
 
     def burn(self, window, ids, background):
         """uint8 [height, width] of window (top, left, height, width): ids [features] where a
-        pixel's centre lies in a feature, of several the last; elsewhere `background`. (On which side
-        of a centre an edge lies that meets it to the last digit is a matter of rounding.)"""
+        pixel's centre lies in a feature, of several the last; elsewhere `background`. (Where
+        an edge meets a centre to the last digit, rounding decides on which side it lies.)"""
         top, left, height, width = window
         found = self._meeting(*window)
         if not len(found):
@@ -179,7 +180,7 @@ class MaskedLabel:
     def __init__(self, label, masks):
         self._label, self._masks = label, masks
         self.path, self.height, self.width = label.path, label.height, label.width
-        self.is_tiff = label.is_tiff
+        self.reads_windows = label.reads_windows
 
     def again(self):
         """The same label open once more."""
@@ -219,8 +220,8 @@ def _read(path, raster, attribute):
         raise ValueError(f"{path}: no readable polygons ({error}); export them again") from None
     if not info["features"]:
         raise ValueError(f"{path}: it holds no polygon; export it again")
-    # A GeoPackage's spatial index gives features in an order of its own. A GeoJSON has no index, and
-    # its numbers may be anything.
+    # A GeoPackage's spatial index gives features in an order of its own. A GeoJSON has no index,
+    # and its numbers may be anything.
     order = (np.argsort(numbers) if info["driver"] == "GPKG" else np.arange(len(numbers)))
     order = order[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))[order]]
     geometries, values = geometries[order], columns[0][order] if attribute else None

@@ -1,4 +1,4 @@
-"""Scenes that GDAL reads from a server: https://, s3://, gs://, az://, and its own /vsi... names."""
+"""Scenes that GDAL reads from a server: https://, s3://, gs://, az://, and its /vsi... names."""
 
 import os
 import re

@@ -42,7 +42,7 @@ class ResampledLabel:
     """
 
     def __init__(self, label, height, width):
-        self._label, self.path, self.is_tiff = label, label.path, label.is_tiff
+        self._label, self.path, self.reads_windows = label, label.path, label.reads_windows
         self.height, self.width = height, width
 
     def again(self):

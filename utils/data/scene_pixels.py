@@ -53,7 +53,7 @@ class Held:
 
     def __init__(self, raster):
         self.height, self.width = raster.height, raster.width
-        if isinstance(raster, Raster) and not raster.is_tiff:
+        if isinstance(raster, Raster) and not raster.reads_windows:
             self._pixels = raster.read(0, 0, self.height, self.width)  # decoded already
             return
         self._pixels = None
@@ -123,7 +123,7 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
             fits = sum(sizes) <= memory
             parts = []
             for part, size in zip((image, label), sizes):
-                if fits or not part.is_tiff:
+                if fits or not part.reads_windows:
                     memory -= size
                     parts.append(Held(part))
                 else:

@@ -1,4 +1,4 @@
-"""Finding scenes on disk, and reading and writing whole ones. Windows of them: utils.data.rasters."""
+"""Finding scenes on disk, and reading and writing whole ones. Windows of them: image, label."""
 
 import contextlib
 import glob
@@ -12,7 +12,9 @@ import numpy as np
 from utils.files import write_bytes
 from utils.data.gdal_files import EXTENSIONS
 from utils.data.polygons import LabelOptions, is_polygons, open_label
-from utils.data.rasters import RGB, Image, Label, percentile_stretch
+from utils.data.image import Image, percentile_stretch
+from utils.data.label import Label
+from utils.data.rasters import RGB
 from utils.data.remote import file_name, is_remote
 
 LABEL_SUFFIX = "_class"
@@ -49,9 +51,9 @@ def find_scenes(folder):
     names = [stem for stem in files if not stem.endswith(LABEL_SUFFIX)]
     if not names:
         raise FileNotFoundError(
-            f"{folder}: no scenes there (N.png with N_class.png, also .jpg and .tif); fetch a data "
-            "set (see dataset/README.md), or draw demo scenes with 'python -m utils.data.demo_scenes "
-            "--out dataset/demo/origin' and pass --dataset dataset/demo")
+            f"{folder}: no scenes there (N.png with N_class.png, also .jpg and .tif); fetch a "
+            "data set (see dataset/README.md), or draw demo scenes with 'python -m "
+            "utils.data.demo_scenes --out dataset/demo/origin' and pass --dataset dataset/demo")
     path = {stem: os.path.join(folder, file) for stem, file in files.items()}
     return {name: Scene(name, path[name], path.get(name + LABEL_SUFFIX))
             for name in sorted(names, key=_natural)}
@@ -165,7 +167,7 @@ def held_out_scene(folders, name):
 def read_image(path, bands=None, stretch=None):
     """uint8 [height, width, bands], RGB by default. Raises OSError, ValueError naming the file.
 
-    Without `bands` only samples of 8 bits are taken; with them as for utils.data.rasters.Image.
+    Without `bands` only samples of 8 bits are taken; with them as for utils.data.image.Image.
     """
     with Image(path, bands or RGB, stretch) as image:
         _check_depth(image, bands)

@@ -48,7 +48,7 @@ def compared_options(chosen):
 def compare_options(image, label, named_options, predictors, num_classes):
     """[Measured for each of `named_options`] on one scene.
 
-    image, label: open utils.data.rasters.Image and Label of one size. predictors: of
+    image, label: open utils.data.image.Image and Label of one size. predictors: of
     `open_predictors`, in the same order. The seconds hold reading and scoring, which overlap with
     the graph, but not the graph's first call, which optimises it.
     """

@@ -20,7 +20,7 @@ from utils.inference.map_form import (PROBABILITY_STEPS, MapForm, area_in_pixels
 from utils.inference.polygonize import merged_strips, write_polygons
 from utils.inference.visualise import overlay, rgb_of
 from utils.quiet import without_stderr
-from utils.data.rasters import is_gdal_error
+from utils.data.gdal_files import is_gdal_error
 from utils.data.scenes import write_png
 
 BLOCK = 256
@@ -30,9 +30,9 @@ PICTURE_PIXELS = 1 << 24
 FULL_DISK = 1 << 20
 
 
-def map_paths(folder, name, is_tiff, form=MapForm(), scores=False):
+def map_paths(folder, name, to_geotiff, form=MapForm(), scores=False):
     """Where the results of scene `name` go, as a dict; 'class' is written last of all."""
-    endings = {"class": "class.tif" if is_tiff else "class.png", "colour": "colour.png",
+    endings = {"class": "class.tif" if to_geotiff else "class.png", "colour": "colour.png",
                "overlay": "overlay.png", "area": "area.csv"}
     endings |= {key: f"{key}.tif" for key in ("probabilities", "confidence") if getattr(form, key)}
     if form.polygons:
@@ -98,7 +98,7 @@ def writing_map(paths, image, table, tags, form=MapForm()):
     """Gives a function that writes a map: from its strips (top, classes, probabilities), from the
     top down, to (top, classes) as they were written, which `form.min_area` changes.
 
-    paths: of `map_paths`. image: utils.data.rasters.Image that is mapped. table: ClassTable. tags:
+    paths: of `map_paths`. image: utils.data.image.Image that is mapped. table: ClassTable. tags:
     dict of texts for the GeoTIFFs. classes: uint8 [rows, width], 255 for nodata; probabilities:
     float32 [rows, width, classes]. The class map gets its name when everything before it stands, so
     a class map says that all is there. Raises OSError naming the file that could not be written.

@@ -61,7 +61,7 @@ def probabilities_of(config, precision):
 def predict_classes(image, predict, options):
     """Yields (top, classes, probabilities) of a scene in strips, from the top down.
 
-    image: an open utils.data.rasters.Image. predict: of `open_predictors`. options:
+    image: an open utils.data.image.Image. predict: of `open_predictors`. options:
     InferenceOptions. classes: uint8 [rows, width], 255 where the scene has no data; probabilities:
     float32 [rows, width, classes]. Both are on the scene's own grid, whatever pixel size the model
     sees. Windows wholly without data are not computed.

@@ -5,7 +5,8 @@ import os
 
 from utils.cli import TEST_SCENE
 from utils.data.polygons import open_area, open_label
-from utils.data.rasters import RGB, Image, range_warning
+from utils.data.image import Image, range_warning
+from utils.data.rasters import RGB
 from utils.data.scene_table import matching_names
 from utils.data.scenes import held_out_scene, scenes_of
 from utils.data.tiles import held_out_scenes

@@ -66,8 +66,8 @@ def window_weights(starts, window, blend):
 
     blend: 'cosine' lets a window fade towards its edges without reaching zero, 'root_cosine' too,
     with the square root of its profile; 'tukey' (the tapered cosine window, Harris 1978) fades like
-    'cosine', but only over the outer TUKEY / 2 at either edge; 'uniform' averages the windows over a
-    pixel; 'none' gives a pixel to the first window over it (splicing).
+    'cosine', but only over the outer TUKEY / 2 at either edge; 'uniform' averages the windows over
+    a pixel; 'none' gives a pixel to the first window over it (splicing).
     """
     if blend in ("cosine", "root_cosine", "tukey"):
         place = (np.arange(window) + 0.5) / window

@@ -110,8 +110,8 @@ class Chief:
             self._writer.add_summary(finished_summary(), step)
         self._writer.close()
         if not done:
-            print(f"{self._run}: stopped and saved at step {self._saved}; the same command with --run "
-                  f"{os.path.basename(self._run)} goes on from there")
+            print(f"{self._run}: stopped and saved at step {self._saved}; the same command with "
+                  f"--run {os.path.basename(self._run)} goes on from there")
         elif self._best.mean_iou is None:
             print(f"{self._run}: done")
         else:

@@ -14,7 +14,8 @@ from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix,
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
 from utils.data.polygons import open_area, open_label
-from utils.data.rasters import RGB, Image
+from utils.data.image import Image
+from utils.data.rasters import RGB
 from utils.data.scene_table import matching_names, named
 from utils.data.scenes import encode_png, find_scenes, read_scene
 from utils.data.tiles import SCENES

@@ -55,8 +55,8 @@ class EventWriter:
 
     def _failed(self, error):
         reason = error_reason(error)
-        return OSError(f"{self.path}: could not be written ({reason}); {remedy(reason)}, then start "
-                       "the same run again to resume from its last whole checkpoint")
+        return OSError(f"{self.path}: could not be written ({reason}); {remedy(reason)}, then "
+                       "start the same run again to resume from its last whole checkpoint")
 
 
 def scalar_summary(values):
