@@ -35,15 +35,12 @@ from utils.inference.predictor import open_predictors, predict_classes
 from utils.inference.quality import IMAGES_A_CALL, QUALITIES, options_of, parse_with_quality
 from utils.inference.scene_scores import (SceneScore, read_scene_score, report_pooled,
                                           write_scene_score)
-from utils.inference.scenes_to_map import find_scenes_to_map, open_scene
+from utils.inference.scenes_to_map import check_bands, find_scenes_to_map, open_scene
 from utils.inference.sliding_window import BLENDS, ROTATIONS
 from utils.metrics import confusion_matrix, format_scores
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inference
 from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
-from utils.training.environment import machine
 from utils.training.run import RunSettings, find_run, read_starts
-
-TRIAL_WINDOWS = 4  # a call of --precision auto's trial, at most
 
 
 def parse_arguments(arguments=None):
@@ -172,8 +169,9 @@ def main(arguments=None, open_predictors=open_predictors):
                     check_form(form, image)
                     if predictors is None:  # after the first scene's checks: mistakes show at once
                         predictors = ()  # what fails now is the run's fault, not one scene's
-                        precision = choose_precision(args, run, settings, options,
-                                                     len(todo) * seen.height * seen.width)
+                        precision = precision_of_inference(
+                            args.precision, read_starts(run), settings, options,
+                            len(todo) * seen.height * seen.width)
                         predictors = stack.enter_context(open_predictors(
                             checkpoint, settings.model, precision, all_options.values()))
                     if args.compare:
@@ -233,25 +231,6 @@ def map_scene(image, label, strips, table, paths, tags, form):
           "optimising the graph included")
     print("written: " + ", ".join(paths.values()))
     return score
-
-
-def check_bands(run, settings, bands):
-    """Raises ValueError where --bands gives the model of the run more or fewer than it takes."""
-    trained = settings.model.in_channels
-    if bands and len(bands) != trained:
-        raise ValueError(f"--bands {' '.join(map(str, bands))}: {len(bands)} band(s), but {run} "
-                         f"was trained on {trained}; name as many")
-
-
-def choose_precision(args, run, settings, options, pixels):
-    """--precision, or what auto stands for. pixels: number of all that are to be mapped."""
-    if args.precision != AUTO:
-        return args.precision
-    starts = read_starts(run)
-    trained_here = bool(starts) and machine().items() <= starts[-1].items()
-    tried = min(options.batch_size, TRIAL_WINDOWS)
-    return precision_of_inference(settings, trained_here, options.window, tried,
-                                  pixels / options.window ** 2)
 
 
 def output_paths(folder, form, scene):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import predict
 import train
 from deeplab_v3 import ModelConfig
 from utils import precision
 from utils.classes import read_classes
 from utils.distributed.devices import Devices
+from utils.inference.sliding_window import InferenceOptions
 from utils.precision import AUTO, BFLOAT16, FLOAT32, faster
 from utils.training import run as runs
 from utils.training.evaluation import HeldOut
@@ -131,29 +131,32 @@ def test_short_runs_and_several_hosts_get_float32_without_a_trial(settings, chos
     assert not chosen
 
 
+def choose(settings, run, pixels=32 ** 2, asked=AUTO):
+    return precision.precision_of_inference(asked, runs.read_starts(str(run)), settings,
+                                            InferenceOptions(32), pixels)
+
+
 @pytest.mark.parametrize("trained_here, windows, expected, trials", [
     (True, 1000, FLOAT32, 0), (False, 99, FLOAT32, 0), (False, 100, BFLOAT16, 1)])
-def test_maps_are_made_as_the_run_was_trained_or_by_trial(settings, tiny, chosen, trained_here,
-                                                          windows, expected, trials):
+def test_maps_are_made_as_the_run_was_trained_or_by_trial(settings, tiny, chosen, tmp_path,
+                                                          trained_here, windows, expected, trials):
     settings.recipe["precision"] = FLOAT32
-    assert precision.precision_of_inference(settings, trained_here, 32, 1, windows) == expected
+    if trained_here:
+        runs.append_start(str(tmp_path), 0, precision.machine() | {"time": "now"})
+    assert choose(settings, tmp_path, windows * 32 ** 2) == expected
     assert len(chosen) == trials
 
 
 def test_only_the_machine_of_the_last_start_counts_as_the_run_s(settings, tmp_path):
     settings.recipe["precision"] = BFLOAT16
-    options = types.SimpleNamespace(window=32, batch_size=1)
-
-    def choose(asked=AUTO):
-        return predict.choose_precision(types.SimpleNamespace(precision=asked), str(tmp_path),
-                                        settings, options, 32 * 32)
-
-    assert choose() == FLOAT32
-    here = predict.machine()
+    assert choose(settings, tmp_path) == FLOAT32
+    here = precision.machine()
     runs.append_start(str(tmp_path), 0, here | {"time": "now"})
-    assert choose() == BFLOAT16 and choose(FLOAT32) == FLOAT32
+    assert choose(settings, tmp_path) == BFLOAT16
+    assert choose(settings, tmp_path, asked=FLOAT32) == FLOAT32
     runs.append_start(str(tmp_path), 5, here | {"cpu": "another"})
-    assert choose() == FLOAT32 and choose(BFLOAT16) == BFLOAT16
+    assert choose(settings, tmp_path) == FLOAT32
+    assert choose(settings, tmp_path, asked=BFLOAT16) == BFLOAT16
 
 
 class Reached(Exception):

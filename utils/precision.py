@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils.layers import BatchNorm
+from utils.training.environment import machine
 
 AUTO = "auto"
 PRECISIONS = FLOAT32, BFLOAT16 = ("float32", "bfloat16")
@@ -22,6 +23,7 @@ WORTHWHILE = 0.9
 ROUNDS = 2
 # Runs and scenes below these take less time than a trial could save.
 FEWEST_STEPS, FEWEST_WINDOWS = 100, 100
+TRIAL_WINDOWS = 4  # a call of a trial for maps, at most
 
 
 def precision_of_training(settings, batch_size, steps, devices):
@@ -47,19 +49,25 @@ def precision_of_training(settings, batch_size, steps, devices):
     return _tried(gradients, shape, devices.config)
 
 
-def precision_of_inference(settings, trained_here, window, batch_size, windows):
-    """The precision for maps, told in a line where it is chosen by a trial.
+def precision_of_inference(asked, starts, settings, options, pixels):
+    """The precision for maps: --precision (`asked`) or, told in a line, what auto chooses.
 
-    trained_here: whether this machine is the one of the run's last start: then its own precision is
-    taken. windows: how many windows the scenes would fill side by side; few get float32.
+    On the machine of the last of the run's `starts` that is the run's own. Few pixels get float32.
+    starts: of utils.training.run.read_starts. settings: the run's RunSettings. options:
+    InferenceOptions. pixels: number of all that are to be mapped.
     """
+    if asked != AUTO:
+        return asked
+    trained_here = bool(starts) and machine().items() <= starts[-1].items()
     if trained_here and settings.recipe.get("precision") in PRECISIONS:
         return settings.recipe["precision"]
-    if windows < FEWEST_WINDOWS:
+    window = options.window
+    if pixels < FEWEST_WINDOWS * window ** 2:
         return FLOAT32
     return _tried(lambda images, precision: deeplab_v3(images, settings.model,
                                                        precision=precision)[0],
-                  [batch_size, window, window, settings.model.in_channels])
+                  [min(options.batch_size, TRIAL_WINDOWS), window, window,
+                   settings.model.in_channels])
 
 
 def faster(calls, timer=time.perf_counter):

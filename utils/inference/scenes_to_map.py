@@ -4,8 +4,8 @@ import contextlib
 import os
 
 from utils.cli import TEST_SCENE
-from utils.data.polygons import open_area, open_label
 from utils.data.image import Image, range_warning
+from utils.data.polygons import open_area, open_label
 from utils.data.rasters import RGB
 from utils.data.scene_table import matching_names
 from utils.data.scenes import held_out_scene, scenes_of
@@ -33,6 +33,14 @@ def find_scenes_to_map(args, settings):
     if not args.origin:
         folders.append(os.path.join(args.dataset, "test"))
     return [held_out_scene(folders, name) for name in names]
+
+
+def check_bands(run, settings, bands):
+    """Raises ValueError where --bands gives the model of the run more or fewer than it takes."""
+    trained = settings.model.in_channels
+    if bands and len(bands) != trained:
+        raise ValueError(f"--bands {' '.join(map(str, bands))}: {len(bands)} band(s), but {run} "
+                         f"was trained on {trained}; name as many")
 
 
 @contextlib.contextmanager
