@@ -73,6 +73,17 @@ def test_the_fingerprint_changes_with_the_list_and_the_class_frequencies(dataset
     assert TileSet(str(dataset), class_table(5)).fingerprint != before
 
 
+@pytest.mark.parametrize("change", [lambda path: path.write_text(path.read_text() + "\n"),
+                                    lambda path: path.unlink()])
+def test_tiles_that_are_replaced_after_the_start_are_noticed(dataset, change):
+    tile_set = TileSet(str(dataset), class_table(5))
+    assert tile_set.fingerprint
+    tile_set.check_unchanged()
+    change(dataset / TRAINING_LIST)
+    with pytest.raises(ValueError, match="its tiles were replaced or removed meanwhile"):
+        tile_set.check_unchanged()
+
+
 def test_the_fingerprint_is_that_of_older_runs(dataset):
     (dataset / TRAINING_LIST).write_text("image,label\na.png,b.png\n")
     # printf 'image,label\na.png,b.png\n' | sha256sum

@@ -29,7 +29,7 @@ def evaluate(run, repository):
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     settings = RunSettings(ModelConfig(5), table, 64)
 
-    def begin(scores, save=True, asked_at=None, done=False):
+    def begin(scores, save=True, asked_at=None, done=False, check_tiles=lambda: None):
         asked = threading.Event()
         given = dict(scores)
 
@@ -37,7 +37,8 @@ def evaluate(run, repository):
             if asked.is_set():
                 raise EvaluationStopped
             return {"mean_iou": given[step], "held_out_mean_iou": step / 10}
-        evaluator = types.SimpleNamespace(evaluate=scores_of)
+        tile_set = types.SimpleNamespace(check_unchanged=check_tiles)
+        evaluator = types.SimpleNamespace(evaluate=scores_of, tile_set=tile_set)
         with tf.Graph().as_default(), tf.Session() as session:
             tf.get_variable("weights", [3])
             step = tf.train.get_or_create_global_step()
@@ -101,6 +102,17 @@ def test_a_run_that_was_removed_meanwhile_is_not_begun_again(run, evaluate, monk
     with pytest.raises(OSError, match="run: removed or renamed while it was training, so step 1 "):
         evaluate([(1, .3)])
     assert not os.path.exists(run)
+
+
+def test_steps_on_tiles_that_were_replaced_meanwhile_are_not_kept(run, evaluate):
+    states = iter(["the same", "replaced"])
+
+    def check_tiles():
+        if next(states) == "replaced":
+            raise ValueError("replaced")
+    with pytest.raises(ValueError, match="replaced"):
+        evaluate([(1, .3), (2, .4)], check_tiles=check_tiles)
+    assert Checkpoints(run, LATEST).find()[1] == 1
 
 
 def test_what_is_not_saved_yet_is_saved_at_the_end(run, evaluate, capsys):

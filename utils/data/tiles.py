@@ -125,13 +125,13 @@ class TileSet:
         Of the list, which tells every crop and its augmentations, and of the class frequencies
         where they are there: reading all tiles instead would take minutes.
         """
-        digest = hashlib.sha256()
-        for name in (TRAINING_LIST, FREQUENCIES):
-            path = os.path.join(self.folder, name)
-            if os.path.exists(path):
-                with open(path, "rb") as file:
-                    digest.update(file.read())
-        return digest.hexdigest()[:16]
+        return _fingerprint(self.folder)
+
+    def check_unchanged(self):
+        """Raises ValueError where the tiles are no longer those of `fingerprint`."""
+        if _fingerprint(self.folder) != self.fingerprint:
+            raise ValueError(f"{self.folder}: its tiles were replaced or removed meanwhile; choose "
+                             "another --dataset for new tiles, and start this run again")
 
     def read_tile(self, row):
         """(image uint8 [size, size, channels], label uint8 [size, size]) of one row of a list.
@@ -162,6 +162,16 @@ class TileSet:
             if cv2.imread(row.label, cv2.IMREAD_UNCHANGED).ndim != 2:
                 raise ValueError(f"{row.label}: a tile's label has one band of class ids; colour "
                                  "masks go through preprocess.py")
+
+
+def _fingerprint(folder):
+    digest = hashlib.sha256()
+    for name in (TRAINING_LIST, FREQUENCIES):
+        path = os.path.join(folder, name)
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def read_tile_list(folder, name=TRAINING_LIST):

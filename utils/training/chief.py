@@ -62,12 +62,14 @@ class Chief:
         self._began = time.perf_counter()
 
     def save(self, step):
-        """Saves the latest checkpoint. Raises OSError, also where the run's folder is gone."""
+        """Saves the latest checkpoint. Raises OSError, also where the run's folder is gone, and
+        ValueError where steps since the last one saw other tiles than those before."""
         if self._cut_short:  # where hosts take one more step: its evaluation is made up from before
             return
         if not is_run(self._run):  # saving would begin it again, without its settings
             raise OSError(f"{self._run}: removed or renamed while it was training, so step {step} "
                           "could not be saved; start again, with another --run")
+        self._evaluator.tile_set.check_unchanged()
         self._latest.save(self._session, step)
         self._saved = step
         self._began = time.perf_counter()

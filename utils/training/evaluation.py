@@ -32,13 +32,13 @@ class EvaluationStopped(Exception):
 class Evaluator:
     """Scores the model on validation tiles and, where there are some, on the held-out scenes.
 
-    graph: train.py's Graph. tile_set: TileSet. held_out: HeldOut.
-    window, batch_size: pixels and number of the windows in a call.
+    graph: train.py's Graph. tile_set: TileSet, also an attribute. held_out: HeldOut. window,
+    batch_size: pixels and number of the windows in a call.
     """
 
     def __init__(self, session, graph, tile_set, held_out, window, batch_size):
         self._predict = lambda images: session.run(graph.probabilities, {graph.evaluated: images})
-        self._tile_set, self._held_out = tile_set, held_out
+        self.tile_set, self._held_out = tile_set, held_out
         self._window, self._batch_size = window, batch_size
 
     def evaluate(self, step, writer, asked):
@@ -53,10 +53,10 @@ class Evaluator:
                 raise EvaluationStopped
             return self._predict(images)
 
-        table = self._tile_set.table
-        matrix = evaluate_tiles(predict, self._tile_set, self._batch_size)
+        table = self.tile_set.table
+        matrix = evaluate_tiles(predict, self.tile_set, self._batch_size)
         values = score_values("validation", matrix, table)
-        if len(self._tile_set.validation):
+        if len(self.tile_set.validation):
             writer.add_summary(confusion_summary("validation", matrix, table), step)
         if self._held_out.parts:
             parts = [(*part, prediction) for part, prediction in
