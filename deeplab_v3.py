@@ -21,7 +21,7 @@ MULTI_GRID = (1, 2, 4)
 OTHER_MULTI_GRIDS = {"xception_65": (1, 1, 1)}
 LARGEST_RATE = 1000  # a factor; above, no tap but the middle one meets an image
 ASPP_FILTERS = 256
-# Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, table 7 and 4.1).
+# Rates of the three 3x3 branches at output stride 16; doubled at 8 (paper, 3.3).
 ASPP_RATES = (6, 12, 18)
 # Of the decoder; few of the low-level features, lest they outweigh the pyramid's (v3+ paper, 3.1).
 LOW_LEVEL_FILTERS, DECODER_FILTERS = 48, 256
