@@ -28,8 +28,9 @@ from utils.data.scene_pixels import open_scenes
 from utils.data.scene_table import (TRAIN, VALIDATION, add_scene_flags, named, scenes_by_split,
                                     write_scene_table)
 from utils.data.scenes import common_stretch
-from utils.data.tiles import (SCENES, TRAINING_LIST, TileInput, check_free_space, class_frequencies,
-                              replacing_tile_set, write_label_options, write_lists, write_tile)
+from utils.data.tile_writer import (check_free_space, class_frequencies, replacing_tile_set,
+                                    write_label_options, write_lists, write_tile)
+from utils.data.tiles import SCENES, TRAINING_LIST, TileInput
 from utils.idle_flags import PREPROCESS, tell_idle_flags
 from utils.inference.sliding_window import window_starts
 from utils.locks import locked

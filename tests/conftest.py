@@ -26,7 +26,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 from utils.classes import ClassTable  # noqa: E402
 from utils.cli import run_script  # noqa: E402
 from utils.data.scenes import write_png  # noqa: E402
-from utils.data.tiles import TRAINING_LIST, VALIDATION_LIST, encode_tile  # noqa: E402
+from utils.data.tile_writer import encode_tile  # noqa: E402
+from utils.data.tiles import TRAINING_LIST, VALIDATION_LIST  # noqa: E402
 from utils.files import write_bytes, write_text  # noqa: E402
 
 

@@ -7,7 +7,8 @@ from conftest import class_table, write_tile_set
 
 from utils.data.input_pipeline import training_batches
 from utils.data.scenes import write_png
-from utils.data.tiles import TileSet, encode_tile
+from utils.data.tile_writer import encode_tile
+from utils.data.tiles import TileSet
 
 COUNT, BATCH = 7, 3
 CLASSES = 5

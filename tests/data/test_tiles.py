@@ -8,7 +8,7 @@ import pytest
 from conftest import class_table, write_tile_set
 
 from utils.classes import ClassTable, Row
-from utils.data import tiles
+from utils.data import tile_writer, tiles
 from utils.data.tiles import BANDS, FREQUENCIES, TRAINING_LIST, TileSet, read_bands
 
 PIXELS = np.array([700, 200, 0, 90, 10])
@@ -25,9 +25,9 @@ def write_frequencies(folder, bands=(None, None)):
     """What preprocess.py writes for training pixels PIXELS and 55 ignored ones, of no tile."""
     counts = np.zeros(256, np.int64)
     counts[:len(PIXELS)], counts[255] = PIXELS, 55
-    frequencies = tiles.class_frequencies(class_table(len(PIXELS)), counts, counts // 10)
+    frequencies = tile_writer.class_frequencies(class_table(len(PIXELS)), counts, counts // 10)
     rows = [("images/0.png", "labels/0.png", 0, 3, 4, "")]
-    tiles.write_lists(str(folder), ["1"], rows, [], frequencies, tiles.TileInput(*bands))
+    tile_writer.write_lists(str(folder), ["1"], rows, [], frequencies, tiles.TileInput(*bands))
 
 
 @pytest.mark.parametrize("content, message", [
@@ -136,6 +136,6 @@ def test_tiles_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
     sample = [(noise, np.zeros((64, 64), np.uint8))]  # 12.3 kB and less than a block: 4 + 1 blocks
     usage = types.SimpleNamespace(free=100 * 5 * 4096)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
-    tiles.check_free_space(str(tmp_path), 100, sample)
+    tile_writer.check_free_space(str(tmp_path), 100, sample)
     with pytest.raises(OSError, match="101 tiles take about 0.00207 GB there, and 0.00205 GB are"):
-        tiles.check_free_space(str(tmp_path), 101, sample)
+        tile_writer.check_free_space(str(tmp_path), 101, sample)
