@@ -102,8 +102,8 @@ def print_score(args):
 
 
 def write_mosaic(args):
-    """Writes the image of a scene, black where a tile is missing, and its label, magenta there,
-    beside it as NAME_class.png."""
+    """Writes the image of a scene and beside it, as NAME_class.png, its label; both are black where
+    a tile is missing, which is 'unknown' in a label."""
     tiles = read_tiles(args.data)
     tiles = tiles[tiles["scene"] == args.scene]
     size = [TILE * (tiles[axis].max() - tiles[axis].min() + 1) for axis in ("row", "column")]
