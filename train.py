@@ -13,6 +13,7 @@ Where the weights come from, in this order:
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
 
+import contextlib
 import functools
 import os
 import sys
@@ -36,7 +37,7 @@ from utils.layers import BatchNorm
 from utils.memory import check_memory
 from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_training
 from utils.training import ema, losses, optimizer, pretrained
-from utils.training.checkpoints import error_reason, latest_checkpoints, model_variables
+from utils.training.checkpoints import latest_checkpoints, model_variables
 from utils.training.chief import Chief
 from utils.training.class_weights import CLASS_WEIGHTS, class_weights
 from utils.training.environment import describe_environment
@@ -44,6 +45,7 @@ from utils.training.evaluation import Evaluator, read_held_out
 from utils.training.run import (RunSettings, append_start, check_same_settings, held_run,
                                 new_run_name, recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
+from utils.training.step_error import step_error
 
 
 def parse_arguments(arguments=None):
@@ -271,7 +273,8 @@ def start_or_resume(args, defaults, run, devices):
             evaluator = Evaluator(session, graph, tile_set, held_out, settings.crop_size,
                                   args.batch_size // devices.count)
             chief = Chief(args, session, graph, run, settings, latest, evaluator)
-        return train(args, session, graph, run, tile_set, devices, chief)
+        with contextlib.closing(chief) if chief else contextlib.nullcontext():
+            return train(args, session, graph, run, tile_set, devices, chief)
 
 
 def choose_settings(args, tile_set, held_out, before):
@@ -331,24 +334,6 @@ def train(args, session, graph, run, tile_set, devices, chief):
 def is_evaluated(args, step):
     """Whether the model is evaluated after so many steps."""
     return step > 0 and (step % args.test_display == 0 or step == args.steps)
-
-
-def step_error(error, args, devices, tile_set, where):
-    """What to raise for an OpError of TensorFlow in a step. where: the end of what went wrong."""
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return MemoryError(f"{args.batch_size} tiles a step do not fit into the device's memory; "
-                           "lower --batch_size")
-    if optimizer.NOT_FINITE in error.message:
-        return ValueError(f"{optimizer.NOT_FINITE} {where}; try a lower --learning_rate")
-    if devices.hosts > 1 and cluster.is_lost(error):
-        # Not looking for a tile at fault: of 100,000 that takes many minutes.
-        return ValueError(f"another host was lost {where}; start the same command on all hosts "
-                          "again, with the same --run")
-    try:
-        tile_set.name_faulty_tile()
-    except (ValueError, OSError) as fault:
-        return fault
-    return ValueError(f"TensorFlow failed {where}: {error_reason(error)}")
 
 
 if __name__ == "__main__":

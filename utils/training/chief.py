@@ -101,10 +101,14 @@ class Chief:
         best.write(self._run)
         self._began = time.perf_counter()
 
+    def close(self):
+        """Ends the bar, so that an error's line is the last."""
+        self._bar.close()
+
     def finish(self, step):
         """Saves what is not saved yet, closes the event file and tells how the run ended. Returns
         whether it is done."""
-        self._bar.close()
+        self.close()
         if self._saved < step:
             self.save(step)
         done = step == self._args.steps and not self._cut_short
