@@ -69,5 +69,5 @@ def test_an_output_on_a_full_disk_is_named(printed, unbuffered):
                               env=os.environ | {"PYTHONUNBUFFERED": unbuffered})
     assert done.returncode == 2
     assert done.stderr == ("-c: error: standard output: could not be written (No space left on "
-                           "device); let it be read to its end or send it to a file on a disk with "
-                           "free space\n")
+                           "device); read it to its end or send it to a file on a disk with free "
+                           "space\n")
