@@ -61,8 +61,8 @@ ccf: $(READY)
 test: $(READY)
 	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
 
-# The diagrams are drawn by hand and tensorboard.png is a screenshot. The two pictures of a real scene
-# are left as they are where the scene or the run is not there.
+# The diagrams are drawn by hand and tensorboard.png is a screenshot. The pictures are left as they are
+# where the scene or the run is not there.
 images: IMAGE = $(filter-out %.xml,$(wildcard $(ORIGIN)/$(SCENE).*))
 images: $(READY)
 	@if [ -e "$(ORIGIN)/$(SCENE)_class.png" ] && [ -e $(TRAINED)/settings.json ]; then set -ex; \
@@ -75,6 +75,8 @@ images: $(READY)
 	else echo "images/strip.png and images/seams.png are left as they are: they need the Dubai \
 	scenes (ORIGIN=$(ORIGIN)) and a run trained on them (TRAINED=$(TRAINED); benchmarks/dubai.sh \
 	makes it)"; fi
+	@if [ -e logs/demo/settings.json ]; then set -ex; $(RUN) -m benchmarks.polygon_picture; \
+	else echo "images/polygons.jpg is left as it is: it needs the run of make demo"; fi
 
 clean:
 	rm -rf .venv $(DEMO) logs/demo predictions/demo
