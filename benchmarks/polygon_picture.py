@@ -2,8 +2,9 @@
 
     python -m benchmarks.polygon_picture --run demo --image dataset/demo/origin/5.png
 
-The scene is copied as a GeoTIFF in UTM with half a metre a pixel, so that areas are known. predict.py
-maps it with --polygons gpkg --min_area --simplify; what is drawn is the GeoPackage as it was written.
+The scene is copied as a GeoTIFF in UTM with half a metre a pixel, so that areas are known.
+predict.py maps it with --polygons gpkg --min_area --simplify. What is drawn is the GeoPackage as it
+was written.
 """
 
 import os

@@ -10,8 +10,13 @@ weights, momentum, channels_last, autocast for bfloat16. Prints images per secon
 
 import sys
 import time
+import types
 
 import torch
+
+# Beside a torch without CUDA, PyPI's torchvision lacks operators that no network here uses, and
+# fails where it describes them.
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("none")
 import torchvision
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
 
