@@ -9,7 +9,7 @@ its end, and then all files must be the same and nothing else be there. Of train
 all steps and all variables of the last checkpoint must be the same, bit for bit. After that the
 scripts write to a disk (tmpfs, which only root can make) that is filled up at random moments,
 --disks times in all. They must end with status 2 and a line that names the file, leave nothing
-unfinished, and make the same files once there is room. Processes are forked from one that has
+unfinished, and make the same files once there is space. Processes are forked from one that has
 loaded TensorFlow, so that nobody waits for that. Needs Linux.
 """
 
@@ -199,7 +199,7 @@ def kill_often(trial, kills, random):
 
 
 def fill_disk(trial, random):
-    """Fills the script's disk at a random moment, and makes room again. Returns whether the script
+    """Fills the script's disk at a random moment, and frees it again. Returns whether the script
     had still something to write."""
     place, moment = tempfile.mkdtemp(dir=os.path.dirname(trial.folder)), None
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], check=True)
