@@ -11,13 +11,12 @@ import tempfile
 
 import cv2
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 import predict
 import train
 from benchmarks.fuzz_inputs import damage
 from benchmarks.fuzz_property import OK, REFUSED, Fault, call, check_refusal
-from benchmarks.shared import python
+from benchmarks.shared import python, read_variables
 from utils.training.checkpoints import LATEST, Checkpoints
 
 @functools.cache
@@ -31,7 +30,7 @@ def trained():
                      f"{folder}/data"],
                     ["train.py", *train_flags(folder)], ["predict.py", *map_flags(folder)]):
         subprocess.run(python(*command), check=True, capture_output=True)
-    return folder, read_variables(folder)
+    return folder, read_variables(Checkpoints(f"{folder}/logs/run", LATEST))
 
 
 def train_flags(folder):
@@ -44,12 +43,6 @@ def train_flags(folder):
 def map_flags(folder, out="maps"):
     return ["--logs", f"{folder}/logs", "--run", "run", "--image", f"{folder}/data/origin/5.png",
             "--precision", "float32", "--out", f"{folder}/{out}"]
-
-
-def read_variables(folder):
-    """{name: array} of the latest checkpoint."""
-    reader = tf.train.load_checkpoint(Checkpoints(f"{folder}/logs/run", LATEST).find()[0])
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def checkpoint_case(random, folder):
@@ -73,7 +66,7 @@ def checkpoint_case(random, folder):
         if not np.array_equal(*maps):
             raise Fault("another map")
     else:
-        found = read_variables(folder)
+        found = read_variables(Checkpoints(f"{folder}/logs/run", LATEST))
         if found.keys() != expected.keys() or not all(
                 np.array_equal(found[name], expected[name]) for name in found):
             raise Fault("other weights")

@@ -32,9 +32,8 @@ import cv2
 import numpy as np
 import pyogrio
 import rasterio
-import tensorflow.compat.v1 as tf
 
-from benchmarks.shared import scalars
+from benchmarks.shared import read_variables, scalars
 from utils.cli import argument_parser, leave_on_signals, natural, positive, run_script
 from utils.data.demo_scenes import write_demo_scenes
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
@@ -44,7 +43,6 @@ OUTPUTS = {"preprocess": "data", "train": "logs", "predict": "maps"}
 SCENE_SIZE = 300
 KILLS_A_RUN = 5  # then the script may end
 LOSS = "loss/with_weight_decay"
-MEGABYTE = 1 << 20
 PATIENCE = 600  # seconds
 DISK = 1 << 28  # bytes
 POOLED = ("maps/scores.csv", "maps/scores_by_scene.csv")
@@ -81,9 +79,8 @@ def main():
             began = time.perf_counter()
             finish(trial, trial.folder)
             trials.append(trial._replace(seconds=time.perf_counter() - began))
-            names = names_of(trial, trial.folder)
-            print(f"{script}.py undisturbed: {trials[-1].seconds:.1f} s, {len(names)} files of "
-                  f"{size_of(trial) / MEGABYTE:.2f} MB", flush=True)
+            print(f"{script}.py undisturbed: {trials[-1].seconds:.1f} s, "
+                  f"{len(names_of(trial, trial.folder))} files", flush=True)
         for number, trial in enumerate(trials):
             kill_often(trial, args.kills // 3 + (number < args.kills % 3), random)
         if args.disks and os.geteuid():
@@ -201,7 +198,7 @@ def kill_often(trial, kills, random):
 def fill_disk(trial, random):
     """Fills the script's disk at a random moment, and frees it again. Returns whether the script
     had still something to write."""
-    place, moment = tempfile.mkdtemp(dir=os.path.dirname(trial.folder)), None
+    place = tempfile.mkdtemp(dir=os.path.dirname(trial.folder))
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", place], check=True)
     try:
         with started(trial, place) as (process, said):
@@ -241,12 +238,6 @@ def names_of(trial, place):
     return sorted(os.path.relpath(os.path.join(folder, name), place)
                   for folder, _, names in os.walk(os.path.join(place, OUTPUTS[trial.script]))
                   for name in names)
-
-
-def size_of(trial):
-    """Bytes of all files of the undisturbed script."""
-    return sum(os.path.getsize(os.path.join(trial.folder, name))
-               for name in names_of(trial, trial.folder))
 
 
 def is_unfinished(name):
@@ -306,12 +297,6 @@ def check_same(trial, place):
         if one.keys() != other.keys() or not all(
                 np.array_equal(one[name], other[name]) for name in one):
             raise ValueError(f"the {which} checkpoints differ")
-
-
-def read_variables(checkpoints):
-    """{name: array} of a checkpoint. Raises an error of TensorFlow where it is not whole."""
-    reader = tf.train.load_checkpoint(checkpoints.find()[0])
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 if __name__ == "__main__":

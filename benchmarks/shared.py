@@ -56,6 +56,13 @@ def scalars(run):
     return values
 
 
+def read_variables(checkpoints):
+    """{name: array} of the one that `Checkpoints` finds. Raises an error of TensorFlow where it is
+    not whole."""
+    reader = tf.train.load_checkpoint(checkpoints.find()[0])
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
 def read_table(path, columns, numbers):
     """The rows in the table at `path`; none, of these columns, where it is not there.
 
