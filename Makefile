@@ -49,11 +49,7 @@ demo: $(READY)
 	@echo "    $(DEMO)/origin/5.png"
 	@printf "    predictions/demo/5_%s.png\n" overlay colour confusion
 	@echo "Curves of the training: .venv/bin/tensorboard --logdir logs"
-	@echo "Next, your own scenes: put 1.png and its label 1_class.png, 2.png, ... into"
-	@echo "dataset/origin, the held-out one as 5.png, your classes into dataset/classes.csv, then:"
-	@echo "    .venv/bin/python preprocess.py --tiles 4000"
-	@echo "    .venv/bin/python train.py --run first --steps 4000"
-	@echo "    .venv/bin/python predict.py --run first"
+	@echo "Next, your own scenes: see README.md, 'Your own scenes'."
 
 ccf: $(READY)
 	PYTHON=$(RUN) benchmarks/ccf.sh

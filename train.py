@@ -29,8 +29,8 @@ from utils.data.augment_tf import augment_online, check_crop
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
 from utils.distributed import cluster
-from utils.distributed.devices import (check_alike, choose_devices, on_each, part_of_batch,
-                                       session_on)
+from utils.distributed.devices import (check_alike, check_batch_norm, choose_devices, on_each,
+                                       part_of_batch, session_on)
 from utils.distributed.replicas import all_reduce_sum, device_number
 from utils.idle_flags import TRAIN, tell_idle_flags
 from utils.layers import BatchNorm
@@ -165,6 +165,14 @@ class Graph(NamedTuple):
     probabilities: Any       # float32 [batch, height, width, classes] of it
 
 
+def augmented_batches(args, crop_size, tile_set, step, part=(0, 1)):
+    """What `training_batches` gives, augmented as the flags say. crop_size: pixels."""
+    augment = functools.partial(
+        augment_online, crop_size=crop_size, scale_range=args.scale_range,
+        jitter=args.colour_jitter) if args.augment_online else None
+    return training_batches(tile_set, args.batch_size, args.seed, step, part, augment)
+
+
 def build_graph(args, settings, tile_set, devices):
     """The Graph: batches, forward pass, loss and update, and the model in evaluation.
 
@@ -172,11 +180,8 @@ def build_graph(args, settings, tile_set, devices):
     """
     config = settings.model
     step = tf.train.get_or_create_global_step()
-    augment = functools.partial(
-        augment_online, crop_size=settings.crop_size, scale_range=args.scale_range,
-        jitter=args.colour_jitter) if args.augment_online else None
-    images, labels, start_of_data = training_batches(
-        tile_set, args.batch_size, args.seed, step, (devices.host, devices.hosts), augment)
+    images, labels, start_of_data = augmented_batches(
+        args, settings.crop_size, tile_set, step, (devices.host, devices.hosts))
     loss_options = losses.LossOptions(
         args.loss, class_weights(args.class_weights, tile_set), args.hard_pixels,
         args.label_smoothing, args.focal_gamma)
@@ -220,6 +225,7 @@ def main():
         print(format_runs(args.logs))
         return 0
     devices = choose_devices(args.devices, args.batch_size, args.slurm)
+    check_batch_norm(devices, args.batch_size, args.sync_batch_norm)
     if not devices.is_chief:
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     name = args.run or new_run_name(args.backbone, args.seed)

@@ -28,7 +28,7 @@ import rasterio
 import tensorflow.compat.v1 as tf
 
 from benchmarks.engine_peers import images_per_second
-from benchmarks.shared import failure, python
+from benchmarks.shared import call, failure, python
 from utils.cli import natural, plain_parser, positive, run_script
 from utils.inference.predictor import build_predictor, probabilities_of
 from utils.inference.sliding_window import InferenceOptions
@@ -110,12 +110,9 @@ def measure_round(args, precision, models, checkpoint, config):
         for name, engine in PEERS.items():
             if engine == "onnx" and precision != FLOAT32:
                 continue  # its CPU kernels have no bfloat16
-            done = subprocess.run([args.peer, "-m", "benchmarks.engine_peers", "images", engine,
-                                   precision, model, str(batch), str(args.side)],
-                                  capture_output=True, text=True)
-            if done.returncode:
-                raise ValueError(failure(name, done.returncode, done.stdout + done.stderr))
-            found[name, batch] = float(done.stdout.split()[-1])
+            output = call(name, "-m benchmarks.engine_peers", "images", engine, precision, model,
+                          batch, args.side, interpreter=args.peer)
+            found[name, batch] = float(output.split()[-1])
     return found
 
 

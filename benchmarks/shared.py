@@ -16,15 +16,16 @@ from utils.files import check_writable, write_text
 ADVICE = "choose another --out, or restore the file"
 
 
-def python(script, *arguments):
-    """Command line of a script, or of '-m module', with this Python."""
-    return [sys.executable, *script.split(), *map(str, arguments)]
+def python(script, *arguments, interpreter=sys.executable):
+    """Command line of a script, or of '-m module', with this Python or another."""
+    return [interpreter, *script.split(), *map(str, arguments)]
 
 
-def call(name, script, *arguments):
+def call(name, script, *arguments, interpreter=sys.executable):
     """Standard output of a script that runs to its end. ValueError with its `name` and last line
     where it fails."""
-    done = subprocess.run(python(script, *arguments), capture_output=True, text=True)
+    done = subprocess.run(python(script, *arguments, interpreter=interpreter),
+                          capture_output=True, text=True)
     if done.returncode:
         raise ValueError(failure(name, done.returncode, done.stdout + done.stderr))
     return done.stdout

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import tensorflow.compat.v1 as tf
 
-from benchmarks.shared import event_files, failure, python, read_events
+from benchmarks.shared import call, event_files, failure, python, read_events
 from deeplab_v3 import Dropout, ModelConfig, deeplab_v3
 from utils.classes import read_classes
 from utils.cli import argument_parser, positive, run_script
@@ -97,10 +97,9 @@ def seconds_of_train(folder, arguments, precision):
 
 def seconds_of_peer(arguments, precision):
     """Seconds of a step of torchvision's model."""
-    done = subprocess.run([arguments.peer, "-m", "benchmarks.torch_peer", precision,
-                           *map(str, (arguments.batch_size, arguments.tile_size, arguments.steps))],
-                          text=True, capture_output=True, check=True)
-    return arguments.batch_size / float(done.stdout)
+    output = call("torchvision", "-m benchmarks.torch_peer", precision, arguments.batch_size,
+                  arguments.tile_size, arguments.steps, interpreter=arguments.peer)
+    return arguments.batch_size / float(output)
 
 
 def measured_peak(precision):

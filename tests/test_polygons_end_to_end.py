@@ -86,6 +86,24 @@ def test_from_polygons_in_degrees_to_map_and_score_with_three_commands(tmp_path,
     assert scores.loc["all", "accuracy"] == pytest.approx((ids == labels["5"])[valid].mean())
 
 
+def test_one_layer_labels_many_scenes(tmp_path, classes):
+    labels = {"west": write_pair(tmp_path / "origin", "west", seed=1)}
+    labels["east"] = labels["west"][:, 40:]
+    with rasterio.open(tmp_path / "origin" / "west.tif") as whole:
+        write_geotiff(tmp_path / "origin" / "east.tif", whole.read()[:, :, 40:], crs=UTM,
+                      transform=GRID @ rasterio.Affine.translation(40, 0))
+    call_script("preprocess.py", "--dataset", tmp_path, "--classes", classes, "--tiles", 8,
+                "--tile_size", 64, "--images", tmp_path / "origin" / "*.tif", "--labels",
+                tmp_path / "origin" / "west_class.gpkg", "--bands", 1, "--label_attribute",
+                "cover", "--no_augment")
+    rows = read_list(tmp_path)
+    assert set(rows["scene"]) == {"west", "east"}
+    for row in rows.itertuples():
+        top, left = int(row.row), int(row.column)
+        np.testing.assert_array_equal(read_label(str(tmp_path / row.label), read_classes(classes)),
+                                      labels[row.scene][top:top + 64, left:left + 64])
+
+
 def areas(*boxes):
     return [place(shapely.box(*box)) for box in boxes]
 

@@ -39,11 +39,13 @@ def test_tables_split_as_others_do_and_by_scene(data, monkeypatch):
     folder, _ = data
     call(monkeypatch, "tables", "--data", folder, "--out", folder / "out")
     splits = {name: dict(pd.read_csv(folder / "out" / f"{name}.csv")[["name", "split"]].values)
-              for name in ("choose", "official", "by_scene")}
+              for name in ("choose", "official", "watched", "by_scene")}
     assert splits["choose"] == {
         "train_0000": "train", "train_0001": "validation", "train_0002": "train"}
     assert splits["official"] == {tile.replace("/", "_"): "train" if "train" in tile else "test"
                                   for tile in TILES}
+    assert splits["watched"] == {name: split.replace("test", "validation")
+                                 for name, split in splits["official"].items()}
     assert [name for name, split in splits["by_scene"].items() if split == "test"] == [
         "train_0000", "validation_0000"]
     rows = pd.read_csv(folder / "out" / "official.csv")

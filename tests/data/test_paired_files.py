@@ -29,6 +29,11 @@ from utils.data import scenes
     (["deep/**/x.jpg"], ["masks/**/l.png"], {"deep/a/x.jpg": "masks/a/l.png",
                                               "deep/b/x.jpg": "masks/b/l.png"}),
     (["deep/b/*.jpg"], ["masks/*.png"], {"deep/b/x.jpg": "masks/x.png"}),
+    # One layer of polygons may lie on many scenes.
+    (["in/*_sat.jpg"], ["parcels.gpkg"], {"in/1_sat.jpg": "parcels.gpkg",
+                                          "in/22_sat.jpg": "parcels.gpkg"}),
+    (["in/1_sat.jpg", "deep/y.jpg"], ["parcels.gpkg"], {"in/1_sat.jpg": "parcels.gpkg",
+                                                        "deep/y.jpg": "parcels.gpkg"}),
     # A file that is there is no pattern.
     (["in/[1].jpg"], ["masks/*.png"], {"in/[1].jpg": "masks/[1].png"}),
 ])

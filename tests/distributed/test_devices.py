@@ -5,6 +5,7 @@ a small network of our own layers, losses and train op, and saves its loss and a
 python test_devices.py train FLAGS... is train.py on a small network.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -163,7 +164,7 @@ def start_training(dataset, *flags, ports=None, index=0):
     """All of train.py on the stand-in, endless, saving at each step."""
     environment = {"TF_CONFIG": tf_config(ports, index)} if ports else {}
     return start(__file__, "train", *train_flags(
-        dataset, "--run", "pair", "--batch_size", 2, "--steps", 10 ** 6, "--save_every", 10,
+        dataset, "--run", "pair", "--batch_size", 4, "--steps", 10 ** 6, "--save_every", 10,
         "--test_display", 10 ** 6, "--ema", .9, *flags), **environment)
 
 
@@ -186,6 +187,15 @@ def test_what_cannot_be_shared_is_named(monkeypatch, number, batch, config, mess
     monkeypatch.setenv("TF_CONFIG", config or "")
     with pytest.raises(ValueError, match=message):
         devices.choose_devices(number, batch)
+
+
+@pytest.mark.parametrize("count, batch, sync, refused", [
+    (1, 1, False, True), (1, 1, True, True), (2, 2, False, True), (2, 2, True, False),
+    (1, 2, False, False), (2, 4, False, False)])
+def test_one_tile_on_each_device_is_refused(count, batch, sync, refused):
+    expected = pytest.raises(ValueError, match=f"--batch_size {batch}: one tile on each device")
+    with expected if refused else contextlib.nullcontext():
+        devices.check_batch_norm(devices.Devices(count=count), batch, sync)
 
 
 def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(dataset):
@@ -221,7 +231,7 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
 
 def test_averages_of_two_devices_are_saved_as_the_best(dataset):
     output, errors = end(start(__file__, "train", *train_flags(
-        dataset, "--run", "averaged", "--batch_size", 2, "--steps", 1, "--devices", 2, "--ema",
+        dataset, "--run", "averaged", "--batch_size", 4, "--steps", 1, "--devices", 2, "--ema",
         .9)))
     assert "done; best mean-IoU" in output and errors == ""
     best, newest = (tf.train.load_checkpoint(Checkpoints(

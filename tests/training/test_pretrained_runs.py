@@ -11,6 +11,7 @@ from conftest import one_line_error, write_settings
 from deeplab_v3 import ModelConfig
 from utils.training.checkpoints import (BEST, LATEST, best_checkpoints, latest_checkpoints,
                                         model_variables)
+from utils.training.ema import average_name
 from utils.training.pretrained import assign_weights, origin_of, read_pretrained
 
 BACKBONE = "resnet_v2_50"
@@ -81,6 +82,20 @@ def test_a_run_of_our_own_fills_the_whole_model(tmp_path, which):
     assert line == f"initial weights from {run}/{which[0]}/step-1"
     for name, value in source.values().items():
         np.testing.assert_array_equal(ours.values()[name], value)
+
+
+def test_a_run_with_averages_that_was_never_evaluated_gives_these(tmp_path):
+    source, ours = SmallModel(5), SmallModel(5, seed=1)
+    name = "aspp0/weights"
+    with source.graph.as_default():
+        average = tf.get_variable(average_name(name), [1, 1, 8, 4], trainable=False,
+                                  initializer=tf.ones_initializer())
+        source.session.run(average.initializer)
+    run = source.save_run(tmp_path / "mine", (LATEST,))
+    assert ours.assign(run) == f"initial weights from {run}/{LATEST}/step-1"
+    values = ours.values()
+    np.testing.assert_array_equal(values[name], np.ones([1, 1, 8, 4]))
+    np.testing.assert_array_equal(values["logits/biases"], source.values()["logits/biases"])
 
 
 def test_with_another_number_of_classes_the_last_layer_alone_is_re_initialised(tmp_path):

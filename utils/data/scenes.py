@@ -96,13 +96,16 @@ def scenes_of(names, labels=()):
 def paired_files(names, partners, flags, left_out=lambda path: False):
     """{path: path of its partner, or None without `partners`} of the files that `names` name.
 
-    names: paths or patterns. partners: one for each of `names` in their order, or one pattern for
-    all. A star in a partner stands for what the star of its name's pattern stands for, or for the
+    names: paths or patterns. partners: one for each of `names` in their order, or one pattern or
+    one file of polygons for all. A star in a partner stands for what the star of its name's pattern stands for, or for the
     stem of a single file. One star for several stands for all from the first to the last of them
     in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the
     paths that a pattern matches. Raises ValueError, FileNotFoundError.
     """
-    if len(partners) == 1 and _is_pattern(partners[0]):
+    def suits_many(partner):
+        return _is_pattern(partner) or is_polygons(partner)
+
+    if len(partners) == 1 and suits_many(partners[0]):
         partners = partners * len(names)
     if partners and len(partners) != len(names):
         raise ValueError(f"{partners[0]}: {len(partners)} of {flags[1]} for {len(names)} of "
@@ -115,7 +118,7 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
                      if not left_out(path)]
         if not paths:
             raise FileNotFoundError(f"{name}: no file matches that pattern; check {flags[0]}")
-        if partner and len(paths) > 1 and not _is_pattern(partner):
+        if partner and len(paths) > 1 and not suits_many(partner):
             raise ValueError(f"{partner}: one file of {flags[1]} for the {len(paths)} of {name}; "
                              "put a star where their names differ, and quote it")
         for path in paths:

@@ -34,6 +34,18 @@ class Devices(typing.NamedTuple):
         return self.host == 0
 
 
+def check_batch_norm(devices, batch_size, sync):
+    """Raises ValueError where batch norm of the image-pooling branch, whose features are one value
+    an image, would see a single value: its variance is 0, and inference multiplies by its inverse.
+
+    sync: whether the statistics are those of all devices' images.
+    """
+    if batch_size == 1 or batch_size == devices.count and not sync:
+        whole = "or take --sync_batch_norm" if devices.count > 1 else "of smaller crops if need be"
+        raise ValueError(f"--batch_size {batch_size}: one tile on each device, of which batch norm "
+                         f"can take no statistics; give each two or more, {whole}")
+
+
 def choose_devices(number, batch_size, slurm_port=None):
     """The Devices for --devices `number` (None: all GPUs, else the CPU), TF_CONFIG and --slurm.
 

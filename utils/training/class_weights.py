@@ -20,8 +20,9 @@ def weights_of(kind, pixels):
     those images in which the class occurs). 'inverse_log': 1 / log(1.02 + frequency) (ENet,
     arXiv 1606.02147, 5.2), between the former and none.
 
-    Scaled so that their mean over all valid pixels is 1, which leaves the loss at its size and
-    the learning rate where it was. A class without pixels has weight 0. Raises ValueError.
+    Scaled so that their mean over all valid pixels is 1; the loss is divided by the sum of its
+    pixels' weights, so that a common factor changes nothing. A class without pixels has weight 0.
+    Raises ValueError.
     """
     frequency = pixels / pixels.sum()
     occurs = frequency > 0

@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as tf
 
 from utils.training.checkpoints import BEST, LATEST, Checkpoints, model_variables
 from utils.training.download import fetch_checkpoint
+from utils.training.ema import average_name
 from utils.training.run import SETTINGS, RunSettings, is_run
 
 SLIM, KERAS = "slim", "keras"
@@ -90,7 +91,10 @@ def read_pretrained(pretrained, config=None):
         checkpoint = _best_or_latest(pretrained)
         if config:
             _check_fits(pretrained, config)
-        return _read_checkpoint(checkpoint)
+        weights = _read_checkpoint(checkpoint)
+        # A latest checkpoint of a run with --ema has both; predict.py takes the averages too.
+        return weights | {name: weights[average_name(name)] for name in weights
+                          if average_name(name) in weights}
     if config and config.width != 1:
         raise ValueError(f"--width {config.width:g}: {pretrained} has weights of width 1 only; "
                          "use --pretrained none, or the folder of a run of this width")
