@@ -42,6 +42,8 @@ from utils.precision import AUTO, FLOAT32, PRECISION_FLAG, precision_of_inferenc
 from utils.training.checkpoints import BEST, LATEST, OLD_LATEST, Checkpoints
 from utils.training.run import RunSettings, find_run, read_starts
 
+SCENES_IN_DETAIL = 4  # more of them in one call are told in a line each
+
 
 def parse_arguments(arguments=None):
     """The checked flags, of the command line or of a list of strings."""
@@ -183,7 +185,8 @@ def main(arguments=None, open_predictors=open_predictors):
                     else:
                         strips = predict_classes(image, predictors[0], options)
                         scored[scene.name] = map_scene(image, label, strips, table, paths[scene],
-                                                       source | input_tags(image), form)
+                                                       source | input_tags(image), form,
+                                                       brief=len(todo) > SCENES_IN_DETAIL)
             except Exception as error:
                 if predictors == ():
                     raise
@@ -204,12 +207,12 @@ def main(arguments=None, open_predictors=open_predictors):
     return 2 if errors else 0
 
 
-def map_scene(image, label, strips, table, paths, tags, form):
+def map_scene(image, label, strips, table, paths, tags, form, brief=False):
     """Writes the scene's map and pictures, from the top down; with a label scores it and returns
     its SceneScore.
 
     image, label: open Image and Label or None. strips: of `predict_classes`. paths: of `map_paths`.
-    tags: for the GeoTIFFs, with run and step. form: MapForm.
+    tags: for the GeoTIFFs, with run and step. form: MapForm. brief: tells one line, without tables.
     """
     matrix, areas = np.zeros((len(table), len(table)), np.int64), ClassAreas(image, table)
     started = time.perf_counter()
@@ -224,6 +227,10 @@ def map_scene(image, label, strips, table, paths, tags, form):
         score = SceneScore(matrix, tags["run"], tags["step"]) if label else None
         if score:  # before the map has its name: a map that stands has its scores
             scores = write_scene_score(paths, score, table)
+    if brief:
+        print(f"written in {seconds:.1f} s: {paths['class']}"
+              + (f"; {format_scores(scores).splitlines()[-1]}" if score else ""))
+        return score
     if score:
         print(format_scores(scores))
     print(areas.format())

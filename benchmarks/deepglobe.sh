@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # DeepGlobe's tiles (../shared/data/deepglobe) from random weights: a quarter of the resolution
 # first, half of it then; the split that others publish, and the split by scene. Stopped or killed,
-# it goes on. STEPS_QUARTER and STEPS_HALF say how long; SPLITS, which splits.
+# it goes on. STEPS_QUARTER and STEPS_HALF say how long; SPLITS, which splits; QUARTER_FLAGS and
+# HALF_FLAGS are more of train.py's.
 set -eu
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/deepglobe}
@@ -10,8 +11,11 @@ LOGS=${LOGS:-logs}
 OUT=${OUT:-predictions/deepglobe}
 PYTHON=${PYTHON:-.venv/bin/python}
 SPLITS=${SPLITS:-official by_scene}
-STEPS_QUARTER=${STEPS_QUARTER:-4000}
-STEPS_HALF=${STEPS_HALF:-800}
+WIDTH=${WIDTH:-.5}
+STEPS_QUARTER=${STEPS_QUARTER:-5500}
+STEPS_HALF=${STEPS_HALF:-900}
+QUARTER_FLAGS=${QUARTER_FLAGS:---schedule constant --ema .999}
+HALF_FLAGS=${HALF_FLAGS:---schedule poly --ema .99 --loss dice_cross_entropy}
 
 cut() {  # cut SPLIT RESAMPLE TILE_SIZE
     [ -e "$WORK/$1$2/path_list.csv" ] || "$PYTHON" preprocess.py --dataset "$WORK/$1$2" \
@@ -20,9 +24,10 @@ cut() {  # cut SPLIT RESAMPLE TILE_SIZE
 }
 
 learn() {  # learn SPLIT RESAMPLE STEPS FLAGS...
+    # The curve of the test scenes is for the eye; without validation tiles the last step is kept.
     "$PYTHON" train.py --dataset "$WORK/$1$2" --classes dataset/tables/deepglobe.csv \
-        --logs "$LOGS" --run "$1$2" --steps "$3" --test_display "$3" --save_every 250 --width .25 \
-        --augment_online --scale_range .7 1.4 --schedule poly --weight_decay 1e-4 \
+        --logs "$LOGS" --run "$1$2" --steps "$3" --test_display 500 --save_every 250 \
+        --width "$WIDTH" --augment_online --scale_range .7 1.4 --weight_decay 1e-4 \
         --precision float32 "${@:4}"
 }
 
@@ -30,10 +35,12 @@ learn() {  # learn SPLIT RESAMPLE STEPS FLAGS...
 for split in $SPLITS; do
     cut "$split" .25 128
     cut "$split" .5 256
+    # shellcheck disable=SC2086
     learn "$split" .25 "$STEPS_QUARTER" --pretrained none --batch_size 16 --learning_rate 1e-3 \
-        --ema .998
+        $QUARTER_FLAGS
+    # shellcheck disable=SC2086
     learn "$split" .5 "$STEPS_HALF" --pretrained "$LOGS/$split.25" --batch_size 8 \
-        --learning_rate 5e-4 --ema .99
+        --learning_rate 5e-4 $HALF_FLAGS
     for run in "$split.25" "$split.5"; do
         "$PYTHON" predict.py --dataset "$WORK/$run" --logs "$LOGS" --run "$run" --out "$OUT/$run" \
             --quality best

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
+import predict
 from conftest import read_settings
 from predict_stand_in import (  # noqa: F401  (fixtures)
     TABLE, call, logs, samples_of, write_run)
@@ -82,6 +83,21 @@ def test_pooled_scores_are_of_all_valid_pixels(call, tiles, capsys):
     printed = capsys.readouterr().out
     assert "pooled over the valid pixels of 3 of 3 scenes:" in printed
     assert f"mean-IoU {scores.loc['all', 'IoU']:.4f}" in printed.split("pooled over")[1]
+
+
+def test_of_many_scenes_each_has_one_line(call, tiles, capsys, monkeypatch):
+    call(*_flags(tiles))
+    before = capsys.readouterr().out
+    monkeypatch.setattr(predict, "SCENES_IN_DETAIL", 2)
+    status, out = call(*_flags(tiles), "--overwrite")
+    after = capsys.readouterr().out
+    assert status == 0 and before.count("recall") == 4 and after.count("recall") == 1  # pooled
+    by_scene, _ = _read(out)
+    for number in NUMBERS:
+        line, = (line for line in after.splitlines()
+                 if line.startswith("written in ") and f"{number}_sat_class.png" in line)
+        row = by_scene.loc[f"{number}_sat"]
+        assert f"mean-IoU {row['mean-IoU']:.4f}, accuracy {row['accuracy']:.4f}" in line
 
 
 def test_killed_after_the_first_scene_it_ends_with_the_same_tables(logs, tiles, tmp_path,
