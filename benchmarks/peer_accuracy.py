@@ -1,6 +1,6 @@
 """What ours, torchvision's Deeplab-v3 and smp's Deeplab-v3+ learn from the same batches.
 
-    python -m benchmarks.peer_accuracy --dataset dataset/deepglobe/peers --peer /path/to/python \\
+    python -m benchmarks.peer_accuracy --dataset dataset/deepglobe/watched --peer /path/to/python \\
         --classes dataset/tables/deepglobe.csv --steps 500 --seeds 0 1 --out peers.csv
 
 All are ResNet-50 in full width from random weights, and get train.py's batches in train.py's order
@@ -32,7 +32,8 @@ from utils.data.tiles import TileSet
 from utils.files import replacing
 from utils.metrics import accuracy, confusion_matrix, mean_iou
 
-OURS = {"ours, stride 8": "--output_stride 8", "ours": "--output_stride 16"}
+OURS = {"ours": "--output_stride 16", "ours, stride 8": "--output_stride 8",
+        "ours, decoder": "--decoder"}
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 FLAGS = (f"--pretrained none --precision float32 --optimizer adam --learning_rate {LEARNING_RATE} "
          f"--schedule poly --weight_decay {WEIGHT_DECAY} --augment_online --scale_range .7 1.4 "
