@@ -225,7 +225,6 @@ def main():
         print(format_runs(args.logs))
         return 0
     devices = choose_devices(args.devices, args.batch_size, args.slurm)
-    check_batch_norm(devices, args.batch_size, args.sync_batch_norm)
     if not devices.is_chief:
         sys.stdout = open(os.devnull, "w")  # only the chief tells, and only it writes
     name = args.run or new_run_name(args.backbone, args.seed)
@@ -242,6 +241,8 @@ def start_or_resume(args, defaults, run, devices):
     held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,
                              args.batch_size // devices.count)
     settings = choose_settings(args, tile_set, held_out.names, before)
+    if not before:  # a run of an earlier version goes on
+        check_batch_norm(devices, args.batch_size, args.sync_batch_norm)
     check_memory(settings.model, args.batch_size // devices.hosts, settings.crop_size, True,
                  "lower --batch_size or --crop_size")
     weights = None

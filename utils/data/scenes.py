@@ -97,10 +97,10 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
     """{path: path of its partner, or None without `partners`} of the files that `names` name.
 
     names: paths or patterns. partners: one for each of `names` in their order, or one pattern or
-    one file of polygons for all. A star in a partner stands for what the star of its name's pattern stands for, or for the
-    stem of a single file. One star for several stands for all from the first to the last of them
-    in the file's name. A partner need not be there. flags: the two flags' names. left_out: of the
-    paths that a pattern matches. Raises ValueError, FileNotFoundError.
+    one file of polygons for all. A star in a partner stands for what the star of its name's pattern
+    stands for, or for the stem of a single file. One star for several stands for all from the first
+    to the last of them in the file's name. A partner need not be there. flags: the two flags'
+    names. left_out: of the paths that a pattern matches. Raises ValueError, FileNotFoundError.
     """
     def suits_many(partner):
         return _is_pattern(partner) or is_polygons(partner)
