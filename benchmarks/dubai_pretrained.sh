@@ -14,6 +14,8 @@ PRETRAINED=${PRETRAINED:-logs/official.5}
 SCENES=${SCENES:-1 2 3 4 5}
 SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-600}
+WIDTH=${WIDTH:-.5}
+CROP=${CROP:-192}
 
 for scene in $SCENES; do
     [ -e "$WORK$scene/path_list.csv" ] || "$PYTHON" preprocess.py --dataset "$WORK$scene" \
@@ -21,8 +23,8 @@ for scene in $SCENES; do
     # shellcheck disable=SC2086
     "$PYTHON" -m benchmarks.ablation --dataset "$WORK$scene" --origin "$ORIGIN" \
         --test_scene "$scene" --logs "$LOGS$scene" --out "$LOGS$scene.csv" --steps "$STEPS" \
-        --seeds $SEEDS --common "--pretrained none --precision float32 --width .25 --batch_size 8 \
-        --crop_size 192 --augment_online --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
+        --seeds $SEEDS --common "--pretrained none --precision float32 --width $WIDTH --batch_size 8 \
+        --crop_size $CROP --augment_online --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
         --ema .99" --only baseline pretrained --option "pretrained=--pretrained $PRETRAINED"
     for seed in $SEEDS; do
         for start in baseline pretrained; do
