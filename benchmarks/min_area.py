@@ -10,11 +10,12 @@ import argparse
 
 import numpy as np
 
+from utils.boundary_f1 import BoundaryF1, boundary_f1
 from utils.classes import DEFAULT_TABLE, read_classes
 from utils.cli import positive, run_script
 from utils.data.scenes import paired_files, read_label
 from utils.inference.polygonize import label_regions, merge_small_regions
-from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou
+from utils.metrics import accuracy, confusion_matrix, mean_iou
 
 
 def main():

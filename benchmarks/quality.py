@@ -21,12 +21,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.seams import STRIDE, changes_of_lines, excess_at_borders
+from utils.boundary_f1 import BoundaryF1, boundary_f1
 from utils.cli import positive, progress, run_script
 from utils.data.scenes import read_scene, scenes_of
 from utils.inference.predictor import open_predictors
 from utils.inference.sliding_window import (WOVEN, InferenceOptions, axis_places, blend_windows,
                                             turned_copies, window_batches)
-from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou
+from utils.metrics import accuracy, confusion_matrix, mean_iou
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
 from utils.training.run import RunSettings
 

@@ -15,8 +15,8 @@ import predict
 from conftest import read_settings
 from predict_stand_in import (  # noqa: F401  (fixtures)
     TABLE, call, logs, samples_of, write_run)
+from utils.boundary_f1 import BoundaryF1
 from utils.data.scenes import read_label, write_png
-from utils.metrics import BoundaryF1
 
 NUMBERS = (1, 2, 3)
 

@@ -1,4 +1,4 @@
-"""How well a class map agrees with its label: confusion matrix, IoU, accuracy, boundary F1.
+"""How well a class map agrees with its label: confusion matrix, IoU, accuracy.
 
     python -m utils.metrics --label L.png --prediction P.png
     python -m utils.metrics --label 'tiles/*_mask.png' --prediction 'predictions/*_class.png'
@@ -8,7 +8,6 @@ import contextlib
 import os
 import sys
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -22,8 +21,6 @@ from utils.data.scenes import paired_files
 
 # The joint histogram of so many pixels is taken at a time; more only costs memory.
 PIXELS_AT_ONCE = 1 << 22
-# Distance in pixels up to which two boundaries agree.
-BOUNDARY_TOLERANCE = 3
 # Rows of two files that are compared at a time.
 ROWS_AT_ONCE = 512
 # Scenes that the screen shows, the worst where there are more; the CSV has all.
@@ -62,7 +59,7 @@ def confusion_matrix(label, prediction, num_classes):
 def intersection_over_union(matrix):
     """float64 [classes]; NaN for a class that is absent from both maps."""
     union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    return _share(np.diag(matrix), union)
+    return share_of(np.diag(matrix), union)
 
 
 def mean_iou(matrix):
@@ -73,99 +70,17 @@ def mean_iou(matrix):
 
 def accuracy(matrix):
     """Share of the valid pixels whose class is right; NaN where none is valid."""
-    return float(_share(np.trace(matrix), matrix.sum()))
+    return float(share_of(np.trace(matrix), matrix.sum()))
 
 
 def precision(matrix):
     """float64 [classes]: share of a class's predicted pixels that are right; NaN if none is."""
-    return _share(np.diag(matrix), matrix.sum(0))
+    return share_of(np.diag(matrix), matrix.sum(0))
 
 
 def recall(matrix):
     """float64 [classes]: share of a class's labelled pixels that were found; NaN if none is."""
-    return _share(np.diag(matrix), matrix.sum(1))
-
-
-class BoundaryF1:
-    """F1 of the classes' boundaries, added up from the top of a scene down, strip by strip.
-
-    After Csurka et al., 'What is a good evaluation measure for semantic segmentation?', BMVC 2013:
-    for each class, precision is the share of the prediction's boundary pixels that lie within
-    `tolerance` pixels (Euclidean) of a boundary pixel of the label, recall the share of the label's
-    within that distance of the prediction's; F1 is their harmonic mean, and the score its mean over
-    the classes that have a boundary in either map. A boundary pixel of a class has one of its four
-    neighbours in another class. Pixels that are 255 in either map are taken out of both: they
-    neither have nor make a boundary. Strips are of any height: the rows that they share are carried
-    over, so their score is exactly the scene's. Counts of several scenes add up to those of all.
-    """
-
-    def __init__(self, num_classes, tolerance=BOUNDARY_TOLERANCE):
-        y, x = np.mgrid[-tolerance:tolerance + 1, -tolerance:tolerance + 1]
-        self._disk = (x ** 2 + y ** 2 <= tolerance ** 2).astype(np.uint8)
-        # A boundary pixel is known by the row beside it, and is looked for `tolerance` rows away.
-        self._margin = tolerance + 1
-        self._held, self._counted = None, 0
-        # Of each class: boundary pixels of the prediction, of these near the label's; then the
-        # label's, and near the prediction's.
-        self._counts = np.zeros((num_classes, 4), np.int64)
-
-    def add(self, label, prediction):
-        """The next rows of both maps, uint8 [rows, width]."""
-        rows = np.stack([label, prediction])
-        rows[:, (rows == IGNORE).any(axis=0)] = IGNORE
-        if self._held is not None:
-            rows = np.concatenate([self._held, rows], axis=1)
-        self._count(rows, rows.shape[1] - self._margin)
-
-    def counts(self):
-        """int64 [classes, 4] once all rows are added, for `boundary_f1`."""
-        if self._held is not None:
-            self._count(self._held, self._held.shape[1])
-        return self._counts
-
-    def score(self):
-        """The mean F1 once all rows are added; NaN where no class has a boundary."""
-        return boundary_f1(self.counts())
-
-    def _count(self, rows, end):
-        """Counts rows from self._counted to `end` of `rows`, then keeps what the next ones need."""
-        if end > self._counted:
-            edges = _edges(rows)
-            for number in range(len(self._counts)):
-                label, prediction = ((one == number) & edge for one, edge in zip(rows, edges))
-                if label.any() or prediction.any():
-                    part = slice(self._counted, end)
-                    pairs = ((prediction, label), (label, prediction))
-                    self._counts[number] += [
-                        np.count_nonzero(mask[part]) for one, other in pairs
-                        for mask in (one, one & (cv2.dilate(other.view(np.uint8), self._disk) > 0))]
-            self._counted = end
-        first = max(0, self._counted - self._margin)
-        self._held, self._counted = rows[:, first:].copy(), self._counted - first
-
-
-def boundary_f1(counts):
-    """The mean F1 of `BoundaryF1.counts`, of a scene or summed over scenes."""
-    predicted, right, labelled, found = counts.T
-    present = predicted + labelled > 0
-    precision, recall = _share(right, predicted), _share(found, labelled)
-    with np.errstate(invalid="ignore"):
-        f1 = np.nan_to_num(2 * precision * recall / (precision + recall))
-    return float(f1[present].mean()) if present.any() else float("nan")
-
-
-def _edges(maps):
-    """bool like `maps` [maps, rows, width]: pixels with one of four neighbours in another class."""
-    edges = np.zeros(maps.shape, bool)
-    for axis in (1, 2):
-        before = [slice(None)] * 3
-        after = before.copy()
-        before[axis], after[axis] = slice(None, -1), slice(1, None)
-        one, other = maps[tuple(before)], maps[tuple(after)]
-        differ = (one != other) & (one != IGNORE) & (other != IGNORE)
-        edges[tuple(before)] |= differ
-        edges[tuple(after)] |= differ
-    return edges
+    return share_of(np.diag(matrix), matrix.sum(1))
 
 
 def score_table(matrix, table):
@@ -243,7 +158,7 @@ def pooled_over(count, failed):
             + (f" and {more} more" if more > 0 else ""))
 
 
-def _share(part, whole):
+def share_of(part, whole):
     """part / whole in float64, NaN where whole is 0."""
     with np.errstate(invalid="ignore"):
         return np.asarray(part, np.float64) / np.asarray(whole, np.float64)

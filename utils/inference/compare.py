@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from utils.boundary_f1 import BoundaryF1, boundary_f1
 from utils.cli import progress
 from utils.files import write_text
 from utils.inference.predictor import predict_classes
 from utils.inference.sliding_window import WOVEN, turned_copies
-from utils.metrics import BoundaryF1, accuracy, boundary_f1, confusion_matrix, mean_iou, pooled_over
+from utils.metrics import accuracy, confusion_matrix, mean_iou, pooled_over
 
 # Scales that are compared where the chosen options name no others.
 COMPARED_SCALES = (0.75, 1.0, 1.25)

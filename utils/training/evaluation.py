@@ -8,9 +8,9 @@ from collections import Counter
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from utils.boundary_f1 import BoundaryF1, boundary_f1
 from utils.classes import colour_map
-from utils.metrics import (BoundaryF1, accuracy, boundary_f1, confusion_matrix,
-                           intersection_over_union, mean_iou)
+from utils.metrics import accuracy, confusion_matrix, intersection_over_union, mean_iou
 from utils.inference.visualise import confusion_picture, rgb_of, side_by_side
 from utils.cli import TEST_SCENE
 from utils.data.polygons import open_area, open_label
