@@ -36,6 +36,8 @@ class ModelConfig:
     width: multiplier of the backbone's filters; pyramid and decoder keep theirs.
     multi_grid: factors on the rates of the backbone's last block; None: the backbone's own default.
     decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
+    separable: the pyramid's atrous convolutions and the decoder's are depthwise ones, each with a
+        1x1 after it (v3+ paper, 3.2). After Xception the decoder's always are.
     pool1_padding: see `resnet_v2`; it goes with the weights. None: the backbone's default, or it
         has no pool.
     in_channels: of the images; RGB or as many as the scenes' bands.
@@ -47,6 +49,7 @@ class ModelConfig:
     output_stride: int = 16
     multi_grid: tuple = None
     decoder: bool = False
+    separable: bool = False
     width: float = 1
     pool1_padding: str = None
     in_channels: int = 3
@@ -65,6 +68,7 @@ class ModelConfig:
             "multi_grid": isinstance(grid, tuple) and len(grid) == 3 and all(
                 _is_whole(rate) and rate <= LARGEST_RATE for rate in grid),
             "decoder": isinstance(self.decoder, bool),
+            "separable": isinstance(self.separable, bool),
             "width": type(self.width) in (int, float) and 0 < self.width <= 10,
             "pool1_padding": self.pool1_padding in (None, "slim", "keras"),
             "in_channels": _is_whole(self.in_channels)}
@@ -82,6 +86,8 @@ class ModelConfig:
             values[JSON_KEYS["in_channels"]] = channels
         if self.pool1_padding is None:
             del values["pool1_padding"]
+        if not self.separable:
+            del values["separable"]
         return values
 
     @staticmethod
@@ -162,12 +168,12 @@ def deeplab_v3(images, config, norm=BatchNorm(), freeze_batch_norm=False, precis
         tf.cast(net, precision), norm._replace(training=norm.training and not freeze_batch_norm),
         config.output_stride, config.multi_grid, scope=config.backbone, width=config.width,
         **pooling)
-    net = end_points["aspp"] = _aspp(net, config.output_stride, norm, by_taps)
+    net = end_points["aspp"] = _aspp(net, config.output_stride, config.separable, norm, by_taps)
     if norm.training:
         net = _dropout(net, 1 - dropout.keep_prob, dropout.seed, *dropout.part)
     if config.decoder:
-        net = end_points["decoder"] = _decoder(net, end_points["low_level"],
-                                               config.backbone.startswith("xception"), norm)
+        separable = config.separable or config.backbone.startswith("xception")
+        net = end_points["decoder"] = _decoder(net, end_points["low_level"], separable, norm)
     with tf.variable_scope("logits", reuse=tf.AUTO_REUSE) as scope:
         logits = end_points["logits"] = conv2d(
             tf.cast(net, tf.float32), config.num_classes, 1, scope, use_bias=True,
@@ -198,7 +204,7 @@ def _odd_size(size):
     return (size + 30) // 32 * 32 + 1
 
 
-def _aspp(features, output_stride, norm, by_taps):
+def _aspp(features, output_stride, separable, norm, by_taps):
     """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
 
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
@@ -214,7 +220,10 @@ def _aspp(features, output_stride, norm, by_taps):
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):
         branches = [branch(features, 1, "aspp0")]
         for number, rate in enumerate(ASPP_RATES, start=1):
-            branches.append(branch(features, 3, f"aspp{number}", rate * 16 // output_stride))
+            scope, rate = f"aspp{number}", rate * 16 // output_stride
+            branches.append(
+                separable_conv2d(features, ASPP_FILTERS, 3, scope, norm, rate=rate) if separable
+                else branch(features, 3, scope, rate))
         # Averaged in float32: bfloat16 has 8 bits for a sum over hundreds of places.
         pooled = tf.reduce_mean(tf.cast(features, tf.float32), [1, 2], keepdims=True)
         pooled = branch(tf.cast(pooled, features.dtype), 1, "image_pooling")

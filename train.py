@@ -76,6 +76,8 @@ def parse_arguments(arguments=None):
         "convolutions; by default 1 2 4, of Xception 1 1 1")
     add("--decoder", action="store_true",
         help="refine edges by features of stride 4: Deeplab-v3+ instead of Deeplab-v3")
+    add("--separable", action="store_true",
+        help="depthwise and 1x1 convolutions in pyramid and decoder: fewer operations")
     add("--precision", **PRECISION_FLAG,
         help="of the convolutions; variables, loss and batch statistics are float32 always; auto: "
         "the faster in a few trial steps, and a resumed run's own")
@@ -298,8 +300,8 @@ def choose_settings(args, tile_set, held_out, before):
         padding = pretrained.pool1_padding(args.pretrained, args.backbone)
     config = ModelConfig(
         num_classes=len(tile_set.table), backbone=args.backbone, output_stride=args.output_stride,
-        multi_grid=args.multi_grid, decoder=args.decoder, width=args.width, pool1_padding=padding,
-        in_channels=tile_set.channels)
+        multi_grid=args.multi_grid, decoder=args.decoder, separable=args.separable,
+        width=args.width, pool1_padding=padding, in_channels=tile_set.channels)
     return RunSettings(config, tile_set.table, crop_size, held_out, recipe,
                        **tile_set.noted_bands)
 

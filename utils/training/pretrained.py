@@ -225,7 +225,7 @@ def _check_fits(run, config):
     """Raises ValueError naming the settings for which the run's variables would not fit."""
     before = RunSettings.read(run).model
     changed = [f"{name} was {getattr(before, name)}, is {getattr(config, name)}"
-               for name in ("backbone", "in_channels", "decoder", "width")
+               for name in ("backbone", "in_channels", "decoder", "separable", "width")
                if getattr(before, name) != getattr(config, name)]
     if changed:
         raise ValueError(f"{run}: its weights do not fit: {'; '.join(changed)}; only the number of "
