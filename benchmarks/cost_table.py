@@ -2,7 +2,8 @@
 
 Run as: python -m benchmarks.cost_table --out cost_table.csv
 
-For every backbone, output stride 16 and 8, with and without the decoder:
+For every backbone and, of ResNet-v2-50, half the width and separable convolutions in pyramid and
+decoder, output stride 16 and 8, with and without the decoder:
 
 parameters  all that is trained, for 5 classes
 GFLOP       of the convolutions for one 256x256 tile, by TensorFlow's profiler; a multiplication
@@ -36,9 +37,10 @@ from utils.training.losses import segmentation_loss
 from utils.training.optimizer import repeatable_config, train_op, weight_decay_loss
 
 TILE, CLASSES, WARM_UP = 256, 5, 2
-# (backbone, width)
-NETWORKS = [*((backbone, 1.0) for backbone in BACKBONES), ("resnet_v2_50", 0.5)]
-MODEL = ["backbone", "width", "output_stride", "decoder"]
+# (backbone, width, separable)
+NETWORKS = [*((backbone, 1.0, False) for backbone in BACKBONES), ("resnet_v2_50", 0.5, False),
+            ("resnet_v2_50", 1.0, True), ("resnet_v2_50", 0.5, True)]
+MODEL = ["backbone", "width", "separable", "output_stride", "decoder"]
 SETTINGS = [*MODEL, "precision", "batch_size", "steps"]
 MEASURES = ["parameters", "operations", "training", "inference", "memory"]
 
@@ -117,9 +119,10 @@ def read_rows(path):
     columns = [*SETTINGS, "round", *MEASURES]
     rows = read_table(path, columns, ["width", "output_stride", "batch_size", "steps", "round",
                                       *MEASURES])
-    if rows[columns].isna().any(axis=None) or len(rows) and rows["decoder"].dtype != bool:
-        raise ValueError(f"{path}: a row is damaged (an empty field, or a decoder that is neither "
-                         f"True nor False); {ADVICE}")
+    if rows[columns].isna().any(axis=None) or len(rows) and any(
+            rows[name].dtype != bool for name in ("separable", "decoder")):
+        raise ValueError(f"{path}: a row is damaged (an empty field, or a decoder or separable "
+                         f"that is neither True nor False); {ADVICE}")
     return rows
 
 
@@ -135,9 +138,11 @@ def markdown(rows, planned):
         key = tuple(settings.values())
         if key in medians.index:
             cost = medians.loc[key]
-            width = "" if settings["width"] == 1 else f" `--width {settings['width']:g}`"
+            flags = [f"--width {settings['width']:g}"] * (settings["width"] != 1)
+            flags += ["--separable"] * settings["separable"]
+            network = settings["backbone"] + (f" `{' '.join(flags)}`" if flags else "")
             lines.append(
-                f"| {settings['backbone']}{width} | {settings['output_stride']} | "
+                f"| {network} | {settings['output_stride']} | "
                 f"{'yes' if settings['decoder'] else 'no'} | {cost['parameters'] / 1e6:.1f} | "
                 f"{cost['operations'] / 1e9:.1f} | {cost['training']:.2f} | "
                 f"{cost['inference']:.2f} | {cost['memory'] / 1e9:.2f} |")
@@ -161,9 +166,9 @@ def main(flags=None, measure_one=measure_alone):
     if arguments.measure:
         print(json.dumps(measure(json.loads(arguments.measure))))
         return
-    planned = [dict(zip(SETTINGS, (backbone, width, stride, decoder, arguments.precision,
+    planned = [dict(zip(SETTINGS, (*network, stride, decoder, arguments.precision,
                                    arguments.batch_size, arguments.steps)))
-               for backbone, width in NETWORKS if backbone in arguments.backbones
+               for network in NETWORKS if network[0] in arguments.backbones
                for stride in (16, 8) for decoder in (False, True)]
     rows = read_rows(arguments.out)
     measured = set(rows[[*SETTINGS, "round"]].itertuples(index=False, name=None))

@@ -33,7 +33,7 @@ from utils.files import replacing
 from utils.metrics import accuracy, confusion_matrix, mean_iou
 
 OURS = {"ours": "--output_stride 16", "ours, stride 8": "--output_stride 8",
-        "ours, decoder": "--decoder"}
+        "ours, decoder": "--decoder", "ours, separable": "--separable"}
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
 FLAGS = (f"--pretrained none --precision float32 --optimizer adam --learning_rate {LEARNING_RATE} "
          f"--schedule poly --weight_decay {WEIGHT_DECAY} --augment_online --scale_range .7 1.4 "

@@ -20,6 +20,13 @@ def model():
     model.session.close()
 
 
+@pytest.fixture(scope="module")
+def separable_model():
+    model = Model(separable=True)
+    yield model
+    model.session.close()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (37, 50), (32, 33), (65, 64)])
 def test_logits_are_of_the_images_own_size(model, size):
     logits = model.run(random_images(2, *size, 3))
@@ -125,8 +132,10 @@ def test_the_turned_scene_gives_the_turned_map(model, size):
 
 @pytest.mark.parametrize("output_stride, rates", [(16, (6, 12, 18)), (8, (12, 24, 36))])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_pyramid_reads_at_the_paper_s_rates(model, output_stride, rates, axis):
+@pytest.mark.parametrize("kind", ["model", "separable_model"])
+def test_the_pyramid_reads_at_the_paper_s_rates(request, kind, output_stride, rates, axis):
     """On one row or column of features, with image pooling, which reads all of it, switched off."""
+    model = request.getfixturevalue(kind)
     _, end_points = model.call(output_stride=output_stride)
     silent = {"image_pooling/BatchNorm/gamma": np.zeros(256),
               "image_pooling/BatchNorm/beta": np.full(256, -1)}
@@ -200,18 +209,23 @@ def test_bfloat16_is_near_float32_and_keeps_float32_variables(model):
     assert 0 < relative_error(result, expected) < 0.05
 
 
-def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s():
+@pytest.mark.parametrize("separable", [False, True])
+def test_first_logits_are_small_and_the_head_is_named_as_deeplab_s(separable):
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(1)
-        deeplab_v3(tf.zeros([1, 33, 33, 3]), ModelConfig(5), BatchNorm(True))
+        deeplab_v3(tf.zeros([1, 33, 33, 3]), ModelConfig(5, separable=separable), BatchNorm(True))
         names = {v.op.name for v in model_variables() if not v.op.name.startswith("resnet_v2_50/")}
         weights = next(v for v in tf.trainable_variables() if v.op.name == "logits/weights")
         session.run(weights.initializer)
         assert session.run(weights).std() == pytest.approx(0.01 * 0.88, rel=0.05)  # truncated at 2
-    scopes = ["aspp0", "aspp1", "aspp2", "aspp3", "image_pooling", "concat_projection"]
-    kinds = ["weights", "BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean",
+    atrous = ["aspp1", "aspp2", "aspp3"]  # model.py's, with aspp_with_separable_conv or without
+    if separable:
+        atrous = [f"{scope}_{part}" for scope in atrous for part in ("depthwise", "pointwise")]
+    scopes = ["aspp0", *atrous, "image_pooling", "concat_projection"]
+    kinds = ["BatchNorm/beta", "BatchNorm/gamma", "BatchNorm/moving_mean",
              "BatchNorm/moving_variance"]
     assert names == {f"{scope}/{kind}" for scope in scopes for kind in kinds} | {
+        f"{scope}/{'depthwise_' * scope.endswith('_depthwise')}weights" for scope in scopes} | {
         "logits/weights", "logits/biases"}
 
 

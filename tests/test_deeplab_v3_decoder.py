@@ -74,8 +74,9 @@ def test_the_decoder_puts_pyramid_and_low_level_features_over_each_other(decoder
     assert not decoded[..., 5:].any()
 
 
-@pytest.mark.parametrize("backbone", ["resnet_v2_50", "xception_65"])
-def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
+@pytest.mark.parametrize("backbone, separable", [
+    ("resnet_v2_50", False), ("resnet_v2_50", True), ("xception_65", False)])
+def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone, separable):
     """On a stand-in for the backbone, in training and bfloat16. Batch norm's epsilon is Xception's
     own in Xception only (test_xception.py), as in deeplab/model.py."""
     def stand_in(net, *_, **__):
@@ -84,8 +85,8 @@ def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
     monkeypatch.setitem(BACKBONES, backbone, stand_in)
     with tf.Graph().as_default() as graph:
         logits, end_points = deeplab_v3(
-            tf.zeros([1, 90, 33, 3]), ModelConfig(5, backbone, decoder=True), BatchNorm(True),
-            precision="bfloat16")
+            tf.zeros([1, 90, 33, 3]), ModelConfig(5, backbone, decoder=True, separable=separable),
+            BatchNorm(True), precision="bfloat16")
         epsilons = [round(op.get_attr("epsilon"), 7) for op in graph.get_operations()
                     if op.type.startswith("FusedBatchNorm")]
         gradients = tf.gradients(logits, tf.trainable_variables())
@@ -101,9 +102,9 @@ def test_the_decoder_is_named_and_shaped_as_deeplab_s(monkeypatch, backbone):
     for scope, channels in (("decoder_conv0", 304), ("decoder_conv1", 256)):
         expected |= {
             f"{scope}_depthwise/depthwise_weights": [3, 3, channels, 1],
-            f"{scope}_pointwise/weights": [1, 1, channels, 256]} if backbone == "xception_65" else {
+            f"{scope}_pointwise/weights": [1, 1, channels, 256]} if separable or backbone == "xception_65" else {
             f"{scope}/weights": [3, 3, channels, 256]}
     assert shapes == {f"decoder/{name}": shape for name, shape in expected.items()}
     assert norms == {name.rsplit("/", 1)[0] for name in shapes}
-    # The pyramid has six.
-    assert epsilons == [1e-5] * (6 + len(norms))
+    # The pyramid has six, separable three more.
+    assert epsilons == [1e-5] * (6 + 3 * separable + len(norms))

@@ -235,8 +235,8 @@ def test_the_scores_of_predict_are_those_of_its_written_map(trained, dataset, lo
 
 def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_bfloat16):
     """GeoTIFFs of four bands of 16 bits and three classes through the whole chain, in bfloat16
-    where it can be, with the decoder and all that helps unbalanced data; what is missing is noted, not fatal. Then
-    their weights, batch norm frozen, for seven classes."""
+    where it can be, with the decoder, separable convolutions and all that helps unbalanced data;
+    what is missing is noted, not fatal. Then their weights, batch norm frozen, for seven classes."""
     classes = {count: tmp_path / f"{count}.csv" for count in (3, 7)}
     for count, path in classes.items():
         path.write_text("id,name,colour\n" + "".join(f"{i},c{i},#0000{i}0\n" for i in range(count)))
@@ -255,8 +255,9 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_b
     shared = ("--dataset", tmp_path, *logs)
     output, errors = call(
         "train.py", *shared, "--run", "four", "--classes", classes[3], "--steps", 2, "--precision",
-        "bfloat16" if trains_in_bfloat16 else "float32", "--ema", .9, "--loss", "dice_cross_entropy", "--class_weights", "inverse_log",
-        "--hard_pixels", .5, "--label_smoothing", .1, "--decoder", *RECIPE)
+        "bfloat16" if trains_in_bfloat16 else "float32", "--ema", .9, "--loss",
+        "dice_cross_entropy", "--class_weights", "inverse_log", "--hard_pixels", .5,
+        "--label_smoothing", .1, "--decoder", "--separable", *RECIPE)
     assert errors == "" and "no labelled scene 5; training without watching it" in output
     run = str(tmp_path / "logs" / "four")
     settings = read_settings(run)
@@ -270,7 +271,9 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_b
         assert weights.get_tensor("logits/weights").shape[-1] == 3
         assert weights.get_tensor("resnet_v2_50/postnorm/gamma").shape == (256,)
         assert weights.get_tensor("resnet_v2_50/conv1/weights").shape == (7, 7, 4, 8)
-        assert weights.get_tensor("decoder/decoder_conv0/weights").shape == (3, 3, 304, 256)
+        for scope, channels in (("aspp3", 256), ("decoder/decoder_conv0", 304)):
+            name = f"{scope}_depthwise/depthwise_weights"
+            assert weights.get_tensor(name).shape == (3, 3, channels, 1)
 
     call("predict.py", *logs, "--image", tmp_path / "5.tif", "--label", tmp_path / "5_class.png",
          "--out", tmp_path / "out", "--rotations", 1, "--overlap", 0, "--precision", "float32")
@@ -286,7 +289,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_b
         assert (scene.read(1)[:64, :64] == probabilities[0].argmax(-1)).mean() > .999
 
     output, _ = call("train.py", *shared, "--run", "seven", "--steps", 1, "--classes", classes[7],
-                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder",
+                     "--freeze_batch_norm", "--backbone_lr_factor", .1, "--decoder", "--separable",
                      "--pretrained", run, *RECIPE[2:])
     assert "re-initialised for another number of classes: logits/weights, logits/biases" in output
     trained, _ = read_checkpoint(tmp_path / "logs" / "seven", BEST)
@@ -297,4 +300,7 @@ def test_other_bands_and_classes_and_a_start_from_that_run(tmp_path, trains_in_b
             assert change == 0, name
         elif "/moving_" not in name:  # Adam's first step is the learning rate: 2e-4, a tenth of it
             rate = 2e-5 if name.startswith("resnet_v2_50/") else 2e-4  # in the backbone
-            assert change == pytest.approx(rate, rel=.05), name
+            # The depthwise convolution after it has a batch norm, which takes each channel's scale
+            # out again: it has next to no gradient.
+            scaled_out = name == "decoder/decoder_conv0_pointwise/BatchNorm/gamma"
+            assert change == pytest.approx(rate, rel=.05) or scaled_out and change < rate, name

@@ -1,5 +1,6 @@
 """ModelConfig, and the settings.json that earlier versions of train.py wrote (old_runs/)."""
 
+import dataclasses
 import json
 
 import pytest
@@ -35,6 +36,9 @@ def test_a_config_is_written_under_the_names_of_the_first_version():
                       "multi_grid": [1, 2, 4], "decoder": False, "width": .25,
                       "pool1_padding": "keras", "bands": 4}
     assert ModelConfig.from_json(values, "settings.json") == CONFIG
+    separable = dataclasses.replace(CONFIG, separable=True)
+    assert separable.to_json() == values | {"separable": True}
+    assert ModelConfig.from_json(separable.to_json(), "settings.json") == separable
 
 
 @pytest.mark.parametrize("backbone, chosen, expected", [
@@ -48,7 +52,7 @@ def test_the_multi_grid_is_the_backbone_s_where_none_is_chosen(backbone, chosen,
     ("num_classes", "3"), ("num_classes", None), ("width", "abc"), ("width", None), ("width", -1),
     ("backbone", ["a"]), ("backbone", "vgg"), ("output_stride", 32), ("multi_grid", 7),
     ("multi_grid", ["1", "2", "4"]), ("multi_grid", [1]), ("multi_grid", None), ("decoder", 1),
-    ("pool1_padding", "same"), ("bands", "3"), ("bands", 0)])
+    ("separable", "yes"),    ("pool1_padding", "same"), ("bands", "3"), ("bands", 0)])
 def test_a_value_that_does_not_fit_is_named_with_its_file(name, value):
     with pytest.raises(ValueError, match=rf"tiny/settings.json: damaged: no model has {name} "
                                          ".*; restore it or train again"):

@@ -52,21 +52,21 @@ def test_rounds_take_turns_and_go_on_where_they_stopped(run_main, tmp_path):
     with pytest.raises(ValueError, match="resnet_v2_50: ended with status -9"):
         run_main("--rounds", "2", fails=lambda settings: settings["decoder"])
     rows = pd.read_csv(tmp_path / "cost_table.csv")
-    assert rows["round"].tolist() == [0] * 4 + [1] * 4 and not rows["decoder"].any()
+    assert rows["round"].tolist() == [0] * 8 + [1] * 8 and not rows["decoder"].any()
     measured = run_main("--rounds", "3")
-    assert len(measured) == 16 and [settings["decoder"] for settings in measured] == [
-        True] * 8 + [False, True] * 4
+    assert len(measured) == 32 and [settings["decoder"] for settings in measured] == [
+        True] * 16 + [False, True] * 8
     assert run_main("--rounds", "3") == []
-    assert len(run_main("--rounds", "1", "--batch_size", "4")) == 8
-    assert len(pd.read_csv(tmp_path / "cost_table.csv")) == 32
+    assert len(run_main("--rounds", "1", "--batch_size", "4")) == 16
+    assert len(pd.read_csv(tmp_path / "cost_table.csv")) == 64
 
 
 def test_the_table_has_the_medians_of_the_rounds(run_main):
-    run_main("--rounds", "3")  # the first network is measured 1st, 9th and 17th
+    run_main("--rounds", "3")  # the first network is measured 1st, 17th and 33rd
     lines = [line for line in run_main.printed.splitlines() if line.startswith("|")]
-    assert len(lines) == 10 and len({line.count("|") for line in lines}) == 1
-    assert lines[2] == "| resnet_v2_50 | 16 | no | 39.1 | 23.1 | 9.00 | 7.25 | 4.32 |"
-    assert lines[-1].startswith("| resnet_v2_50 `--width 0.5` | 8 | yes |")
+    assert len(lines) == 18 and len({line.count("|") for line in lines}) == 1
+    assert lines[2] == "| resnet_v2_50 | 16 | no | 39.1 | 23.1 | 17.00 | 7.25 | 4.32 |"
+    assert lines[-1].startswith("| resnet_v2_50 `--width 0.5 --separable` | 8 | yes |")
 
 
 def test_another_table_is_refused(run_main, tmp_path):

@@ -122,6 +122,8 @@ def test_what_else_differs_from_a_run_is_named_and_nothing_is_changed(tmp_path):
         ours.assign(run, in_channels=4)
     with pytest.raises(ValueError, match="mine: .*decoder was False, is True; width was 1, is 0.5"):
         ours.assign(run, decoder=True, width=.5)
+    with pytest.raises(ValueError, match="mine: .*separable was False, is True; only the number"):
+        ours.assign(run, separable=True)
     assert all((ours.values()[name] == value).all() for name, value in first.items())
 
 

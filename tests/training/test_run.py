@@ -91,7 +91,7 @@ def test_every_flag_is_in_the_recipe_but_those_named():
     assert set(defaults) - set(recipe) == {
         "logs", "list", "run", "devices", "slurm", "origin", "test_display", "save_every",
         "summary_every", "histograms", "classes", "crop_size", "test_scene", "backbone",
-        "output_stride", "multi_grid", "decoder", "width"}
+        "output_stride", "multi_grid", "decoder", "separable", "width"}
     assert recipe["steps"] == 3 and recipe["seed"] == 7
 
 
