@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a backbone that was trained on DeepGlobe (benchmarks/deepglobe.sh) gains on the Dubai scenes:
-# each scene held out in turn, from random weights and from those, with one pass and with four
+# each scene held out in turn, from random weights and from those, with one pass and with woven
 # turns. The table's "validation mean-IoU" is that of blocks of the training scenes, as a random
 # split of parts has it. Stopped or killed, it goes on with the next run.
 set -eu
@@ -28,7 +28,7 @@ for scene in $SCENES; do
         --ema .99" --only baseline pretrained --option "pretrained=--pretrained $PRETRAINED"
     for seed in $SEEDS; do
         for start in baseline pretrained; do
-            for way in "turns --quality best" "pass --overlap 0 --blend none --rotations 1"; do
+            for way in "turns --quality default" "pass --overlap 0 --blend none --rotations 1"; do
                 "$PYTHON" predict.py --dataset "$WORK$scene" --origin "$ORIGIN" \
                     --logs "$LOGS$scene" --run "$start-seed$seed" --test_scene "$scene" \
                     --out "$OUT/$start-seed$seed-${way%% *}" ${way#* }
