@@ -12,10 +12,11 @@ OUT=${OUT:-predictions/deepglobe}
 PYTHON=${PYTHON:-.venv/bin/python}
 SPLITS=${SPLITS:-official by_scene}
 WIDTH=${WIDTH:-.5}
-STEPS_QUARTER=${STEPS_QUARTER:-5500}
-STEPS_HALF=${STEPS_HALF:-900}
-QUARTER_FLAGS=${QUARTER_FLAGS:---schedule constant --ema .999}
-HALF_FLAGS=${HALF_FLAGS:---schedule poly --ema .99 --loss dice_cross_entropy}
+STEPS_QUARTER=${STEPS_QUARTER:-3000}
+STEPS_HALF=${STEPS_HALF:-1500}
+RECIPE="--separable --schedule poly --loss dice_cross_entropy --colour_jitter 0 --weight_decay 1e-5"
+QUARTER_FLAGS=${QUARTER_FLAGS:-$RECIPE --ema .999}
+HALF_FLAGS=${HALF_FLAGS:-$RECIPE --ema .995}
 
 cut() {  # cut SPLIT RESAMPLE TILE_SIZE
     [ -e "$WORK/$1$2/path_list.csv" ] || "$PYTHON" preprocess.py --dataset "$WORK/$1$2" \
@@ -27,8 +28,8 @@ learn() {  # learn SPLIT RESAMPLE STEPS FLAGS...
     # The curve of the test scenes is for the eye; without validation tiles the last step is kept.
     "$PYTHON" train.py --dataset "$WORK/$1$2" --classes dataset/tables/deepglobe.csv \
         --logs "$LOGS" --run "$1$2" --steps "$3" --test_display 500 --save_every 250 \
-        --width "$WIDTH" --augment_online --scale_range .7 1.4 --weight_decay 1e-4 \
-        --precision float32 "${@:4}"
+        --width "$WIDTH" --augment_online --scale_range .7 1.4 --precision float32 \
+        "${@:4}"
 }
 
 "$PYTHON" -m benchmarks.deepglobe tables --data "$DATA" --out "$WORK"
