@@ -13,9 +13,9 @@ PYTHON=${PYTHON:-.venv/bin/python}
 PRETRAINED=${PRETRAINED:-logs/official.5}
 SCENES=${SCENES:-1 2 3 4 5}
 SEEDS=${SEEDS:-0 1 2}
-STEPS=${STEPS:-600}
+STEPS=${STEPS:-300}
 WIDTH=${WIDTH:-.5}
-CROP=${CROP:-192}
+CROP=${CROP:-128}
 
 for scene in $SCENES; do
     [ -e "$WORK$scene/path_list.csv" ] || "$PYTHON" preprocess.py --dataset "$WORK$scene" \
