@@ -86,8 +86,6 @@ class ModelConfig:
             values[JSON_KEYS["in_channels"]] = channels
         if self.pool1_padding is None:
             del values["pool1_padding"]
-        if not self.separable:
-            del values["separable"]
         return values
 
     @staticmethod
@@ -207,6 +205,7 @@ def _odd_size(size):
 def _aspp(features, output_stride, separable, norm, by_taps):
     """Atrous spatial pyramid pooling (paper, 3.3): [batch, h, w, any] -> [batch, h, w, 256].
 
+    separable: depthwise and 1x1 convolutions instead of plain 3x3 ones. by_taps: of the plain ones.
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
     checkpoint serves at any output stride.
     """

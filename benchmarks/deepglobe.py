@@ -28,7 +28,7 @@ from utils.cli import run_script
 from utils.data.label import Label
 from utils.data.scene_table import TEST, TRAIN, VALIDATION, read_scene_table
 from utils.data.scenes import write_png
-from utils.files import write_text
+from utils.files import write_bytes, write_text
 from utils.metrics import confusion_matrix, mean_iou
 
 # Large scenes that together have the classes' shares of the whole training set to a quarter.
@@ -106,18 +106,22 @@ def print_score(args):
 
 
 def write_mosaic(args):
-    """Writes the image of a scene and beside it, as NAME_class.png, its label; both are black where
-    a tile is missing, which is 'unknown' in a label."""
+    """Writes the image of a scene as PNG and beside it, as NAME_class.png, its label. Where a tile
+    is missing the image is transparent, so that its map has nodata there, and the label 'unknown'.
+    """
     tiles = read_tiles(args.data)
     tiles = tiles[tiles["scene"] == args.scene]
     size = [TILE * (tiles[axis].max() - tiles[axis].min() + 1) for axis in ("row", "column")]
-    image, label = np.zeros((*size, 3), np.uint8), np.zeros((*size, 3), np.uint8)
+    image, label = np.zeros((*size, 4), np.uint8), np.zeros((*size, 3), np.uint8)
     for tile in tiles.itertuples():
         top, left = (TILE * (getattr(tile, axis) - tiles[axis].min()) for axis in ("row", "column"))
+        place = slice(top, top + TILE), slice(left, left + TILE)
         for whole, ending in ((image, "sat.jpg"), (label, "mask.png")):
             pixels = cv2.imread(os.path.join(args.data, f"{tile.tile}_{ending}"))
-            whole[top:top + TILE, left:left + TILE] = pixels[..., ::-1]
-    write_png(args.out, image)
+            whole[(*place, slice(3))] = pixels[..., ::-1]
+        image[(*place, 3)] = 255
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA))[1]
+    write_bytes(args.out, encoded.tobytes())
     write_png(os.path.splitext(args.out)[0] + "_class.png", label)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import typing
 from dataclasses import dataclass, replace
 
@@ -52,8 +53,7 @@ class ClassTable:
 
     @functools.cached_property
     def ids_of_colours(self):
-        """{0xrrggbb: id} of masks; under '*' the id of all other colours, where the table has it.
-        """
+        """{0xrrggbb: id} of masks; under '*' the id of all others, where the table has it."""
         drawn = dict(zip(_pack(self.colours).tolist(), range(len(self))))
         drawn.setdefault(int(_pack(np.array(self.ignore_colour))), IGNORE)
         return drawn | {
@@ -67,8 +67,7 @@ class ClassTable:
         return {IGNORE: IGNORE} | dict(self.values_and_ids())
 
     def values_and_ids(self):
-        """[(value, id)] as the table's rows say it; where no class has a value, they are the ids.
-        """
+        """[(value, id)] of the table's rows; where no class has a value, they are the ids."""
         given = [(value, row.id) for row in self.rows for value in row.values]
         if all(number == IGNORE or value == ALL_OTHERS for value, number in given):
             given += [(number, number) for number in range(len(self))]
@@ -199,7 +198,7 @@ def decode_values(pixels, table, name, nodata=None):
     where one is not in the table.
     """
     def unknown(values, counts):
-        shown = ", ".join(f"{value:g}" for value in values[:5])
+        shown = ", ".join(f"{value:g}" for value in values[:VALUES_SHOWN])
         known = sorted(set(table.ids_of_values) - {ALL_OTHERS, IGNORE})
         told = (f"{known[0]} to {known[-1]}" if known == list(range(len(known)))
                 else ", ".join(map(str, known)))
@@ -291,13 +290,9 @@ def _from_text(text):
 
 def _from_hex(text):
     digits = text.strip().removeprefix("#")
-    try:
-        colour = tuple(bytes.fromhex(digits))
-        if len(colour) != 3 or len(digits) != 6:
-            raise ValueError
-        return colour
-    except ValueError:
-        raise ValueError(f"colour {text!r} is not of the form #rrggbb") from None
+    if not re.fullmatch("[0-9a-fA-F]{6}", digits):
+        raise ValueError(f"colour {text!r} is not of the form #rrggbb")
+    return tuple(bytes.fromhex(digits))
 
 
 def _to_hex(colour):

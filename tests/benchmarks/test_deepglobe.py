@@ -8,6 +8,7 @@ from sklearn.metrics import jaccard_score
 
 from benchmarks import deepglobe
 from utils.classes import colour_map, read_classes
+from utils.data.image import Image
 
 # tile: (scene, row, column)
 TILES = {"train/0000": (1, 3, 2), "train/0001": (2, 0, 0), "train/0002": (3, 0, 0),
@@ -77,6 +78,9 @@ def test_a_scene_is_put_together_by_rows_and_columns(data, monkeypatch):
     call(monkeypatch, "mosaic", "--data", folder, "--scene", 1, "--out", folder / "scene.png")
     image, label = (cv2.imread(str(folder / name)) for name in ("scene.png", "scene_class.png"))
     assert image.shape == label.shape == (1024, 1024, 3)
+    with Image(str(folder / "scene.png")) as scene:  # nothing where no tile is
+        has_data = scene.has_data(0, 0, 1024, 1024)
+    assert has_data[512:, 512:].all() and not has_data[:512, 512:].any()
     assert (image[:512, :512] == 0).all() and (image[512:, 512:] == 120).all()
     assert (image[:512, 512:] == 0).all() and (label[:512, 512:] == 0).all()
     mask = cv2.imread(str(folder / "validation/0000_mask.png"))
