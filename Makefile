@@ -55,7 +55,7 @@ ccf: $(READY)
 	PYTHON=$(RUN) benchmarks/ccf.sh
 
 test: $(READY)
-	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest -q --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 # The diagrams are drawn by hand and tensorboard.png is a screenshot. The pictures are left as they are
 # where the scene or the run is not there.

@@ -27,7 +27,7 @@ TILE, CROP = 64, 48
 # A checkpoint of the whole network is half a gigabyte; an eighth of its width takes every path too.
 RECIPE = ("--pretrained", "none", "--batch_size", "2", "--multi_grid", "1", "1", "1", "--width",
           "0.125", "--summary_every", "1", "--seed", "3")
-TIMEOUT = 1500  # only to end a process that hangs; a busy machine may take minutes
+TIMEOUT = 600  # only to end a process that hangs; a busy machine may take minutes
 
 
 def command(script, *arguments):

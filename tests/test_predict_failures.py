@@ -60,6 +60,7 @@ def test_killed_half_way_no_map_stands(logs, tmp_path, repository, number):
         if line == "window\n":
             break
     while not os.listdir(out):
+        assert process.poll() is None, process.communicate()
         time.sleep(.01)
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -45,15 +45,16 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_keeps_the_old_set(old_se
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_rerun_keeps_the_old_set(old_set, number, status):
     with subprocess.Popen(preprocess_command(old_set, *FLAGS, "--tiles", 1000000), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not list(old_set.glob(".partial*/train/images/000001.png")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.02)
-        # As a terminal does it: to the workers too.
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(old_set.glob(".partial*/train/images/000001.png")):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert "Traceback" not in errors
 

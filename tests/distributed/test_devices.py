@@ -170,10 +170,12 @@ def start_training(dataset, *flags, ports=None, index=0):
 
 def wait_for_step(process, run, after):
     """Returns when a checkpoint of a step beyond `after` is there."""
-    while process.poll() is None:
+    deadline = time.monotonic() + TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
         if Checkpoints(run, LATEST).exist and Checkpoints(run, LATEST).find()[1] > after:
             return
         time.sleep(0.1)
+    process.kill()
     raise AssertionError("".join(process.communicate()))
 
 
