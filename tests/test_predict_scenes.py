@@ -4,18 +4,20 @@ The model is a stand-in whose answer is known, so that every pixel of a map can 
 """
 
 import os
+import re
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
 
 from predict_stand_in import (  # noqa: F401  (fixtures)
-    TABLE, WINDOW, call, logs, samples_of, write_geotiff, write_run)
+    TABLE, WINDOW, brightest, call, logs, samples_of, write_geotiff, write_run)
 from utils.inference import map_writer
 from conftest import read_settings
 from utils.classes import decode_colours
-from utils.data.image import Image
+from utils.data.image import MEAN_PIXEL, Image
 from utils.data.scenes import read_image, read_label, write_png
 
 
@@ -138,6 +140,36 @@ def test_pictures_of_a_large_scene_show_every_nth_pixel(call, tmp_path, monkeypa
     colours = decode_colours(read_image(str(out / "a_colour.png")), TABLE, "picture")
     np.testing.assert_array_equal(colours, _expected(path)[::3, ::3])
     assert read_image(str(out / "a_overlay.png")).shape == (69, 50, 3)
+
+
+def test_what_is_stored_where_no_data_is_does_not_reach_the_map(call, tmp_path):
+    """The stand-in looks around; so a black or white border would change the pixels beside it."""
+    def blurred(windows):
+        seen.append((windows == MEAN_PIXEL).all(-1).any())
+        return brightest(np.stack([cv2.blur(window, (15, 15)) for window in windows]))
+
+    seen, results = [], []
+    rgba = np.moveaxis(samples_of(150, 130, 4), 0, -1)
+    rgba[..., 3] = np.where(np.add.outer(np.arange(150), np.arange(130)) < 150, 0, 255)
+    for name, stored in (("black", 0), ("white", 255)):
+        rgba[rgba[..., 3] == 0, :3] = stored
+        cv2.imwrite(str(tmp_path / f"{name}.png"), rgba)
+        _, out = call("--image", tmp_path / f"{name}.png", "--probabilities", predictor=blurred)
+        with rasterio.open(next(out.glob(f"{name}_probabilities.*"))) as result:
+            results.append(result.read())
+    assert any(seen) and (results[0][:, rgba[..., 3] > 0] < 255).all()
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("nodata, warned", [(None, True), (0, False)])
+def test_a_black_border_that_the_file_does_not_declare_is_told_of(call, tmp_path, capsys, nodata,
+                                                                  warned):
+    samples = samples_of(100, 90)
+    samples[:, :10] = 0
+    path = write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=nodata)
+    call("--image", path)
+    found = re.search(rf"warning: {path}: about \d+% of it is black", capsys.readouterr().out)
+    assert bool(found) == warned
 
 
 def test_nodata_and_ignored_pixels_do_not_count(call, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """What declares no data, in a label or in its image, is ignored."""
 
+import re
+
 import numpy as np
 import pytest
 import rasterio
@@ -7,6 +9,7 @@ import rasterio
 from conftest import draw_scene
 from preprocess_runs import TABLE, read_list, run_preprocess
 from utils.classes import colour_map, read_classes
+from utils.data.image import MEAN_PIXEL
 from utils.data.polygons import LabelOptions
 from utils.data.scenes import Scene, read_image, read_label, read_scene, write_png
 
@@ -86,7 +89,7 @@ def test_where_the_image_has_no_data_its_label_is_ignored(tmp_path, table):
 def test_tiles_of_nodata_are_ignored_unless_a_flag_keeps_them(tmp_path):
     image, label = draw_scene(200, 220)
     label[label == 255] = 1
-    image = np.maximum(image, 1)
+    image[image == MEAN_PIXEL] = 127
     image[:, 120:] = 0
     for name in ("1", "2"):
         write(tmp_path / f"{name}.tif", np.moveaxis(image, -1, 0), nodata=0)
@@ -103,8 +106,25 @@ def test_tiles_of_nodata_are_ignored_unless_a_flag_keeps_them(tmp_path):
                 (read_image, "ignored", tile.image, ()),
                 (read_label, "ignored", tile.label, (read_classes(TABLE),)),
                 (read_label, "kept", tile.label, (read_classes(TABLE),))))
-        empty = (pixels == 0).all(-1)
+        empty = (pixels == MEAN_PIXEL).all(-1)
         np.testing.assert_array_equal(ignored, np.where(empty, 255, kept))
         assert not (kept == 255).any()
         seen += empty.any() and not empty.all()
     assert seen
+
+
+def test_black_borders_that_no_file_declares_are_told_of(tmp_path):
+    """One line names them; a scene whose file declares its border, or that has none, is not."""
+    image, label = draw_scene(200, 220)
+    write_png(str(tmp_path / "5.png"), np.maximum(image, 1))
+    image[:, 132:] = 0
+    for name, more in (("1", {}), ("2", {"nodata": 0}), ("3", {})):
+        write(tmp_path / f"{name}.tif", np.moveaxis(image, -1, 0), **more)
+        write_png(str(tmp_path / f"{name}_class.png"), label)
+    write_png(str(tmp_path / "5_class.png"), label)
+    result = run_preprocess(tmp_path / "set", "--origin", tmp_path, "--tiles", 4, "--tile_size", 64,
+                            "--no_augment")
+    assert result.returncode == 0, result.stderr
+    [line] = [line for line in result.stdout.splitlines() if "warning: " in line]
+    assert re.fullmatch(r"warning: scenes 1, 3: about (3|4)\d% of it is black \(0 in every band\) "
+                        r"and counts as ground; .*\(nodata in docs/data.md\)", line)

@@ -11,7 +11,7 @@ from rasterio.warp import transform_geom
 
 from utils.classes import decode_attribute, read_classes
 from utils.data.polygons import Area, LabelOptions, PolygonLabel, open_label
-from utils.data.image import Image
+from utils.data.image import MEAN_PIXEL, Image
 from utils.data.rasters import Raster
 from utils.data.scenes import Scene, find_scenes
 
@@ -156,12 +156,15 @@ def test_an_area_of_interest_limits_labels_and_data(tmp_path, table):
                   write_polygons(tmp_path / "a_class.gpkg", draw_polygons(), id=[1] * 60))
     inside = rasterize(areas, SIZE, transform=NORTH_UP) > 0
     with Image(scene.image_path) as image:
-        data = image.has_data(0, 0, *SIZE)
+        data, pixels = image.has_data(0, 0, *SIZE), image.read(0, 0, *SIZE)
         with open_label(scene, image, table, options) as label:
             ids = label.read(0, 0, *SIZE)
         image.area = Area(options.aoi, image)
         np.testing.assert_array_equal(image.has_data(30, 20, 99, 70),
                                       (data & inside)[30:129, 20:90])
+        # Around the area lies ground, which the model sees.
+        np.testing.assert_array_equal(image.read(0, 0, *SIZE), pixels)
+        assert ((pixels == MEAN_PIXEL).all(-1) == ~data).all()
         assert not data.all()
     np.testing.assert_array_equal(ids != 255, inside & data)
     assert set(ids[inside & data]) == {1, 2}

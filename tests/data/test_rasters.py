@@ -9,7 +9,7 @@ import rasterio
 
 from utils.classes import colour_map, read_classes
 from utils.data.gdal_files import is_gdal_error
-from utils.data.image import Image
+from utils.data.image import MEAN_PIXEL, Image
 from utils.data.label import Label
 from utils.data.scenes import write_png
 
@@ -67,6 +67,7 @@ def test_bands_that_are_not_there(tmp_path):
 
 def test_a_photo_has_no_other_bands_than_its_own(tmp_path):
     rgba = _random((20, 30, 4), np.uint8)
+    rgba[..., 3] |= 1
     cv2.imwrite(str(tmp_path / "1.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     cv2.imwrite(str(tmp_path / "2.jpg"), rgba[..., 0])
     for bands in ((4, 3, 2, 1), (4,), (1, 2, 3, 5)):  # the fourth is transparency
@@ -87,6 +88,7 @@ def test_a_fourth_band_that_gdal_takes_for_alpha_is_data_once_chosen(tmp_path):
         assert image.has_data(0, 0, 20, 30).mean() < .7
     with Image(path, (1, 2, 3, 4)) as image:
         assert image.has_data(0, 0, 20, 30).all()
+        np.testing.assert_array_equal(_whole(image), np.moveaxis(samples, 0, -1))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
@@ -134,9 +136,9 @@ def test_no_number_is_nodata_and_an_even_band_has_a_stretch(tmp_path):
     with Image(_write(tmp_path / "1.tif", samples)) as image:
         data = image.has_data(0, 0, 30, 40)
         assert not data[3, 5] and not data[4, 6] and data.sum() == data.size - 2
-        assert (_whole(image)[data] == 0).all()
+        assert (_whole(image) == np.where(data, 0, MEAN_PIXEL)[..., None]).all()
     with Image(_write(tmp_path / "2.tif", samples * np.nan)) as image:
-        assert not image.has_data(0, 0, 30, 40).any() and _whole(image).max() == 0
+        assert not image.has_data(0, 0, 30, 40).any() and (_whole(image) == MEAN_PIXEL).all()
 
 
 def test_alpha_and_masks_say_where_no_data_is(tmp_path):
@@ -147,7 +149,9 @@ def test_alpha_and_masks_say_where_no_data_is(tmp_path):
                   photometric="RGB", alpha="YES")
     for path in (str(tmp_path / "1.png"), tiff):
         with Image(path) as image:
-            np.testing.assert_array_equal(_whole(image), rgba[..., 2::-1])
+            expected = np.where(rgba[..., 3:], rgba[..., 2::-1], MEAN_PIXEL)
+            np.testing.assert_array_equal(_whole(image), expected)
+            np.testing.assert_array_equal(image.read(3, 10, 5, 20), expected[3:8, 10:30])
             np.testing.assert_array_equal(image.has_data(3, 10, 5, 20)[0], np.arange(10, 30) >= 20)
 
 
@@ -228,4 +232,4 @@ def test_the_usual_nodata_values_do_not_overflow(tmp_path, dtype):
     samples = np.random.default_rng(0).random((3, 60, 60)).astype(dtype)
     samples[:, :20] = nodata = np.finfo(dtype).min
     with Image(_write(tmp_path / "1.tif", samples, nodata=nodata)) as image:
-        assert not _whole(image)[:20].any() and _whole(image)[20:].max() == 255
+        assert (_whole(image)[:20] == MEAN_PIXEL).all() and _whole(image)[20:].max() == 255

@@ -6,9 +6,8 @@ Everything random is a function of a seed alone, so that a resumed run meets the
 import tensorflow.compat.v1 as tf
 
 from utils.classes import IGNORE
+from utils.data.image import MEAN_PIXEL
 
-# The uint8 nearest to 127.5, which the model's scaling to [-1, 1] turns into 0.
-MEAN_PIXEL = 128
 # Luma of ITU-R BT.601, as in Pillow's conversion to grey.
 GREY = (0.299, 0.587, 0.114)
 # Folded into the seed, so that these numbers are not those of another use of the same seed.

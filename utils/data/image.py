@@ -4,9 +4,14 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 
 from utils.data.rasters import RGB, Raster
+from utils.data.remote import is_remote
 
 # A stretch takes these percentiles of each band to black and white.
 STRETCH_PERCENTILES = (2, 98)
+# The uint8 nearest to 127.5, which the model's scaling to [-1, 1] turns into 0.
+MEAN_PIXEL = 128
+# Of a scene; where more is black, that is hardly ground.
+MOST_BLACK = .01
 
 
 class Image(Raster):
@@ -16,8 +21,10 @@ class Image(Raster):
     pair (low, high) for each; samples of other than 8 bits are taken from them to 0 and 255. None
     takes the 2nd and 98th percentile of the scene itself. The pairs used are `stretch`, None for a
     scene of 8 bits. A palette is expanded to its colours, as three bands; samples of fewer than 8
-    bits are scaled to 255. area: None, or a utils.data.polygons.Area; what lies outside counts as
-    no data.
+    bits are scaled to 255. A pixel without data is MEAN_PIXEL in every band: to the model it is
+    what the padding of its convolutions is, and no black ground. area: None, or a
+    utils.data.polygons.Area; what lies outside counts as no data, but is seen as it is.
+    is_complete: whether no pixel of the file can be without data.
     """
 
     _palette = _levels = area = None
@@ -48,6 +55,10 @@ class Image(Raster):
         # GDAL takes the last of four bands of 8 bits for alpha; chosen as a band, it is none.
         self._alpha_is_data = self.reads_windows and self._palette is None and any(
             self._dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
+        # Asked for here: a file must not be asked while another thread reads from it.
+        self.is_complete = self.bands not in (2, 4) if not self.reads_windows else (
+            self.dtype.kind != "f" and (self._alpha_is_data or all(
+                flags == [MaskFlags.all_valid] for flags in self._dataset.mask_flag_enums)))
         self.stretch = None
         if self.dtype != np.uint8:
             if stretch is None:
@@ -66,8 +77,13 @@ class Image(Raster):
     def read(self, top, left, height, width):
         """uint8 [height, width, bands] of a window within the scene."""
         samples = self.samples(top, left, height, width, self.chosen_bands)
-        if self.stretch is None:
-            return samples
+        pixels = samples if self.stretch is None else self._stretched(samples)
+        if self.is_complete:
+            return pixels
+        data = self._has_samples(top, left, height, width, samples)
+        return pixels if data.all() else np.where(data[..., None], pixels, np.uint8(MEAN_PIXEL))
+
+    def _stretched(self, samples):
         low, high = self.stretch.T
         # Clipped first: nodata such as -3.4e38 would overflow, with a warning on stderr.
         samples = np.clip(np.nan_to_num(samples, nan=0, posinf=0, neginf=0), low, high)
@@ -75,22 +91,20 @@ class Image(Raster):
         return np.clip((samples - low) * (255 / (high - low)) + .5, 0, 255).astype(np.uint8)
 
     def has_data(self, top, left, height, width):
-        data = (np.ones((height, width), bool) if self._alpha_is_data
-                else super().has_data(top, left, height, width))
-        if self.dtype.kind == "f":
-            samples = self.samples(top, left, height, width, self.chosen_bands)
-            data &= np.isfinite(samples).all(axis=-1)
+        data = self._has_samples(top, left, height, width)
         if self.area:
             data = data & self.area.has_data(top, left, height, width)
         return data
 
-    @property
-    def is_complete(self):
-        """Whether no pixel can be without data."""
-        if not self.reads_windows:
-            return self.bands not in (2, 4)
-        return self.dtype.kind != "f" and (self._alpha_is_data or all(
-            flags == [MaskFlags.all_valid] for flags in self._dataset.mask_flag_enums))
+    def _has_samples(self, top, left, height, width, samples=None):
+        """As has_data, whatever the area. samples: those of the window, if they are read already."""
+        data = (np.ones((height, width), bool) if self._alpha_is_data
+                else super().has_data(top, left, height, width))
+        if self.dtype.kind == "f":
+            if samples is None:
+                samples = self.samples(top, left, height, width, self.chosen_bands)
+            data = data & np.isfinite(samples).all(axis=-1)
+        return data
 
     def again(self):
         """The same image open once more."""
@@ -109,6 +123,22 @@ def percentile_stretch(samples):
         return [(0.0, 1.0)] * samples.shape[1]
     low, high = np.percentile(samples, STRETCH_PERCENTILES, axis=0).tolist()
     return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
+
+
+def black_share(image):
+    """The share of an open Image that counts as data and is 0 in every band, by a sample, if that
+    is more than ground has; otherwise 0. What lies on a server is not read for it."""
+    if is_remote(image.path):
+        return 0
+    samples, data = image.sample(image.chosen_bands)
+    share = float((data & (samples == 0).all(axis=-1)).mean())
+    return share if share > MOST_BLACK else 0
+
+
+def black_warning(names, share):
+    """A line for scenes of which, or of one of which, `share` is black."""
+    return (f"warning: {names}: about {share:.0%} of it is black (0 in every band) and counts as "
+            "ground; where nothing is, let the file say so (nodata in docs/data.md)")
 
 
 def range_warning(image, limits):

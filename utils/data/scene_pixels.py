@@ -7,8 +7,10 @@ import numpy as np
 
 from utils.classes import IGNORE
 from utils.cli import progress
+from utils.data.image import black_share, black_warning
 from utils.data.rasters import Raster, read_strips
 from utils.data.sampling import CountedLabel
+from utils.data.scene_table import named
 from utils.data.scenes import open_scene
 
 MOST_DRAWS = 10000  # of a crop with a valid pixel; blocks leave a quarter of the places, roughly
@@ -108,9 +110,9 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
     They are held in memory, in this order, as long as they take at most `memory` bytes. Of further
     ones TIFFs stay on disk, and one pass checks the label. PNG and JPEG can only be decoded whole,
     so they are held in any case. image_options: (bands, stretch, LabelOptions, resample) as for
-    `read_scene`. Raises ValueError, OSError.
+    `read_scene`. One line warns of scenes with black borders. Raises ValueError, OSError.
     """
-    files, opened, options = OpenFiles(), [], image_options[2]
+    files, opened, options, black = OpenFiles(), [], image_options[2], {}
     for scene in _with_bar(scenes):
         with open_scene(scene, table, *image_options) as (image, label):
             if min(image.height, image.width) < tile_size:
@@ -118,6 +120,8 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
                     f"{scene.image_path}: {image.height} x {image.width} pixels (height x width), "
                     f"smaller than a tile of {tile_size}; leave it out with --scenes or choose a "
                     "smaller --tile_size")
+            if share := black_share(image):
+                black[scene.name] = share
             sizes = [part.height * part.width * channels
                      for part, channels in ((image, len(image.chosen_bands)), (label, 1))]
             fits = sum(sizes) <= memory
@@ -137,6 +141,8 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
                              + "; leave the scene out")
         if isinstance(parts[1], OnDisk):
             counted.total  # reads all of it
+    if black:
+        print(black_warning(named(black), max(black.values())))
     return opened
 
 
