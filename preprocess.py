@@ -60,7 +60,7 @@ def parse_arguments(arguments=None):
         "they are TIFFs; the tiles do not depend on it")
     add("--keep_nodata", action="store_true",
         help="learn from labels where the image has no data too, by its nodata value, mask or "
-        "alpha; by default they are ignored there")
+        "alpha, and is grey to the model; by default they are ignored there")
     add_label_flags(add)
     add_pixel_size_flags(parser)
     add = parser.add_argument_group("tiles").add_argument

@@ -4,7 +4,6 @@ The model is a stand-in whose answer is known, so that every pixel of a map can 
 """
 
 import os
-import re
 
 import cv2
 import numpy as np
@@ -168,8 +167,7 @@ def test_a_black_border_that_the_file_does_not_declare_is_told_of(call, tmp_path
     samples[:, :10] = 0
     path = write_geotiff(tmp_path / "in" / "a.tif", samples, nodata=nodata)
     call("--image", path)
-    found = re.search(rf"warning: {path}: about \d+% of it is black", capsys.readouterr().out)
-    assert bool(found) == warned
+    assert (f"warning: {path}: partly black" in capsys.readouterr().out) == warned
 
 
 def test_nodata_and_ignored_pixels_do_not_count(call, tmp_path, capsys):

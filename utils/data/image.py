@@ -10,8 +10,8 @@ from utils.data.remote import is_remote
 STRETCH_PERCENTILES = (2, 98)
 # The uint8 nearest to 127.5, which the model's scaling to [-1, 1] turns into 0.
 MEAN_PIXEL = 128
-# Of a scene; where more is black, that is hardly ground.
-MOST_BLACK = .01
+# Of a scene; where more is black, that is hardly ground. Copies stretched to 8 bits have up to .02.
+MOST_BLACK = .03
 
 
 class Image(Raster):
@@ -52,18 +52,40 @@ class Image(Raster):
         if self.dtype.kind not in "uif":
             raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real "
                              "numbers")
-        # GDAL takes the last of four bands of 8 bits for alpha; chosen as a band, it is none.
-        self._alpha_is_data = self.reads_windows and self._palette is None and any(
-            self._dataset.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
-        # Asked for here: a file must not be asked while another thread reads from it.
-        self.is_complete = self.bands not in (2, 4) if not self.reads_windows else (
-            self.dtype.kind != "f" and (self._alpha_is_data or all(
-                flags == [MaskFlags.all_valid] for flags in self._dataset.mask_flag_enums)))
+        if self.reads_windows:
+            self._find_mask()
+        self.is_complete = self.dtype.kind != "f" and not (
+            self._masked or self._alpha if self.reads_windows else self.bands in (2, 4))
         self.stretch = None
         if self.dtype != np.uint8:
             if stretch is None:
                 stretch = percentile_stretch(self.sampled_data())
             self.stretch = np.array(stretch, np.float32)
+
+    def _find_mask(self):
+        """What says where the chosen bands have data: `_masked`, those whose masks do, or `_alpha`,
+        the band that does."""
+        bands = sorted(set(self.chosen_bands)) if self._palette is None else [1]
+        flags = [self._dataset.mask_flag_enums[band - 1] for band in bands]
+        alpha = [number for number, meaning in enumerate(self._dataset.colorinterp, 1)
+                 if meaning == ColorInterp.alpha]
+        self._masked, self._alpha = [], None
+        if any(MaskFlags.nodata in of_band for of_band in flags):
+            self._masked = bands
+        elif set(alpha) & set(bands):
+            pass  # GDAL takes the last of four bands of 8 bits for alpha; chosen, it is none
+        elif MaskFlags.per_dataset in flags[0]:
+            self._masked = bands[:1]
+        elif alpha:  # after other than one or three bands, where GDAL makes no mask of it
+            self._alpha = alpha[-1]
+
+    def _mask(self, out_shape, **part):
+        if self._masked:
+            return self._dataset.read_masks(
+                self._masked, out_shape=(len(self._masked), *out_shape), **part).any(axis=0)
+        if self._alpha:
+            return self._dataset.read(self._alpha, out_shape=out_shape, **part) > 0
+        return np.ones(out_shape, bool)
 
     def _read(self, bands, out_shape, **part):
         if self._palette is not None:
@@ -98,8 +120,7 @@ class Image(Raster):
 
     def _has_samples(self, top, left, height, width, samples=None):
         """As has_data, whatever the area. samples: those of the window, if they are read already."""
-        data = (np.ones((height, width), bool) if self._alpha_is_data
-                else super().has_data(top, left, height, width))
+        data = super().has_data(top, left, height, width)
         if self.dtype.kind == "f":
             if samples is None:
                 samples = self.samples(top, left, height, width, self.chosen_bands)
@@ -125,20 +146,19 @@ def percentile_stretch(samples):
     return [(a, b if b > a else a + 1) for a, b in zip(low, high)]
 
 
-def black_share(image):
-    """The share of an open Image that counts as data and is 0 in every band, by a sample, if that
-    is more than ground has; otherwise 0. What lies on a server is not read for it."""
-    if is_remote(image.path):
-        return 0
+def is_partly_black(image):
+    """Whether more of an open Image is 0 in every band, and yet counts as data, than ground is, by a
+    sample. What lies on a server is not read for it; of samples with a sign, 0 is not black."""
+    if is_remote(image.path) or image.dtype.kind == "i" or image.bits < 8:
+        return False
     samples, data = image.sample(image.chosen_bands)
-    share = float((data & (samples == 0).all(axis=-1)).mean())
-    return share if share > MOST_BLACK else 0
+    return (data & (samples == 0).all(axis=-1)).mean() > MOST_BLACK
 
 
-def black_warning(names, share):
-    """A line for scenes of which, or of one of which, `share` is black."""
-    return (f"warning: {names}: about {share:.0%} of it is black (0 in every band) and counts as "
-            "ground; where nothing is, let the file say so (nodata in docs/data.md)")
+def black_warning(names):
+    """A line for the names of scenes that are partly black."""
+    return (f"warning: {names}: partly black (0 in every band), which is ground to the model; where "
+            "nothing is, let the file say so (nodata in docs/data.md)")
 
 
 def range_warning(image, limits):

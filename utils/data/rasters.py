@@ -23,19 +23,20 @@ import rasterio  # noqa: E402
 import rasterio.warp  # noqa: E402
 from rasterio.enums import Resampling  # noqa: E402
 from rasterio.env import hasenv  # noqa: E402
-from rasterio.errors import NotGeoreferencedWarning  # noqa: E402
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
 from utils.data.gdal_files import (BY_NAME_ONLY, PICTURES, format_by_name,  # noqa: E402
                                    georeference, is_gdal_error, is_georeferenced,
                                    open_dataset, scaled)
-from utils.data.resampling import resize_samples  # noqa: E402
+from utils.data.resampling import resize_samples, resize_with_alpha  # noqa: E402
 from utils.files import check_plain  # noqa: E402
 
 # What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", NotGeoreferencedWarning)
+warnings.simplefilter("ignore", NodataShadowWarning)
 
 RGB = (1, 2, 3)
 # About so many pixels a side of a raster are looked at where a sample of it has to do.
@@ -88,7 +89,8 @@ class Raster:
         view.height, view.width = height, width
         view._georeference = scaled(self._georeference, self.height / height, self.width / width)
         if not self.reads_windows:
-            view._pixels = resize_samples(self._pixels, height, width)
+            resize = resize_with_alpha if self.bands in (2, 4) else resize_samples
+            view._pixels = resize(self._pixels, height, width)
         return view
 
     def _dtype(self):
@@ -131,8 +133,12 @@ class Raster:
             part = self._pixels[top:top + height, left:left + width]
             return part[..., -1] > 0 if self.bands in (2, 4) else np.ones(part.shape[:2], bool)
         with self._lock, self._reading():
-            return self._dataset.dataset_mask(out_shape=(height, width), **self._in_file(
-                top, left, height, width)) > 0
+            return self._mask(out_shape=(height, width),
+                              **self._in_file(top, left, height, width))
+
+    def _mask(self, out_shape, **part):
+        """bool [*out_shape] of what rasterio's arguments `part` say, as for has_data."""
+        return self._dataset.dataset_mask(out_shape=out_shape, **part) > 0
 
     def _in_file(self, top, left, height, width):
         """rasterio's arguments that read this window of the grid from the file."""
@@ -169,14 +175,14 @@ class Raster:
     def sample(self, bands):
         """Samples [pixels, len(bands)] from all over the raster, and which of them are data.
 
-        From the overviews where there are some, otherwise from a grid of small windows.
+        From the overviews where there are some, otherwise of a large raster from a grid of windows.
         """
         if self.reads_windows and self._dataset.overviews(1):
             share = min(1, SAMPLED_SIDE / max(self.height, self.width))
             size = max(1, round(self.height * share)), max(1, round(self.width * share))
             with self._lock, self._reading():
                 samples = self._read(bands, out_shape=size)
-                data = self._dataset.dataset_mask(out_shape=size) > 0
+                data = self._mask(out_shape=size)
             return samples.reshape(-1, len(bands)), data.ravel()
         parts = [(self.samples(*window, bands).reshape(-1, len(bands)),
                   self.has_data(*window).ravel())
@@ -224,7 +230,12 @@ def read_strips(source, multiple=None):
 
 
 def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
-    """(top, left, height, width) of a regular grid of windows over a raster."""
+    """(top, left, height, width) of a regular grid of windows over a raster, or all of a small one.
+    """
+    if height * width <= SAMPLED_SIDE ** 2:
+        yield 0, 0, height, width
+        return
+
     def starts(length):
         return sorted({round(start) for start in np.linspace(0, max(0, length - side), windows)})
 

@@ -3,6 +3,7 @@
 import math
 
 import cv2
+import numpy as np
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
@@ -16,6 +17,19 @@ def resize_samples(samples, height, width):
     resized = cv2.resize(samples, (width, height),
                          interpolation=cv2.INTER_AREA if fewer else cv2.INTER_LINEAR)
     return resized.reshape(height, width, samples.shape[2])
+
+
+def resize_with_alpha(samples, height, width):
+    """As resize_samples, of a picture whose last band is alpha: where that is 0 there is nothing,
+    which is no part of an average. Alpha comes out as 0 and 255."""
+    data = (samples[..., -1:] > 0).astype(np.float32)
+    share = resize_samples(data, height, width)
+    resized = np.empty((height, width, samples.shape[2]), samples.dtype)
+    resized[..., -1:] = np.where(share > 0, 255, 0)
+    for band in range(samples.shape[2] - 1):
+        weighted = resize_samples(samples[..., band:band + 1] * data, height, width)
+        resized[..., band:band + 1] = np.rint(weighted / np.where(share > 0, share, 1))
+    return resized
 
 
 def covering_window(window, grid, source):

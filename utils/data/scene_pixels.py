@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.classes import IGNORE
 from utils.cli import progress
-from utils.data.image import black_share, black_warning
+from utils.data.image import black_warning, is_partly_black
 from utils.data.rasters import Raster, read_strips
 from utils.data.sampling import CountedLabel
 from utils.data.scene_table import named
@@ -112,7 +112,7 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
     so they are held in any case. image_options: (bands, stretch, LabelOptions, resample) as for
     `read_scene`. One line warns of scenes with black borders. Raises ValueError, OSError.
     """
-    files, opened, options, black = OpenFiles(), [], image_options[2], {}
+    files, opened, options, black = OpenFiles(), [], image_options[2], []
     for scene in _with_bar(scenes):
         with open_scene(scene, table, *image_options) as (image, label):
             if min(image.height, image.width) < tile_size:
@@ -120,8 +120,8 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
                     f"{scene.image_path}: {image.height} x {image.width} pixels (height x width), "
                     f"smaller than a tile of {tile_size}; leave it out with --scenes or choose a "
                     "smaller --tile_size")
-            if share := black_share(image):
-                black[scene.name] = share
+            if is_partly_black(image):
+                black.append(scene.name)
             sizes = [part.height * part.width * channels
                      for part, channels in ((image, len(image.chosen_bands)), (label, 1))]
             fits = sum(sizes) <= memory
@@ -142,7 +142,7 @@ def open_scenes(scenes, table, image_options, tile_size, memory):
         if isinstance(parts[1], OnDisk):
             counted.total  # reads all of it
     if black:
-        print(black_warning(named(black), max(black.values())))
+        print(black_warning(named(black)))
     return opened
 
 

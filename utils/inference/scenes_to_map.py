@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from utils.cli import TEST_SCENE
-from utils.data.image import Image, black_share, black_warning, range_warning
+from utils.data.image import Image, black_warning, is_partly_black, range_warning
 from utils.data.polygons import open_area, open_label
 from utils.data.rasters import RGB
 from utils.data.scene_table import matching_names
@@ -56,8 +56,8 @@ def open_scene(scene, bands, settings, table, reading):
         image = stack.enter_context(Image(scene.image_path, bands, stretch))
         if warning := range_warning(image, stretch):
             print(warning)
-        if black := black_share(image):
-            print(black_warning(image.path, black))
+        if is_partly_black(image):
+            print(black_warning(image.path))
         image.area = open_area(image, reading)
         label = None
         if scene.label_path:
