@@ -125,6 +125,7 @@ def test_the_chosen_bands_or_an_alpha_band_say_where_nothing_is(tmp_path, count,
     hole = np.zeros((60, 80), bool)
     hole[:, 48:] = True
     samples[:3, hole] = 0
+    samples[1, 40, 5] = 0  # and something in the other bands
     if bands[0] == 4:
         samples[3, hole] = 0
     elif dtype == np.uint8:
