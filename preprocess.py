@@ -54,10 +54,10 @@ def parse_arguments(arguments=None):
     add("--bands", type=positive, nargs="+", metavar="BAND",
         help="bands of the scenes to learn from, as many as you like, of any depth; red, green and "
         "blue first suits pretrained weights. Other than 8 bits are stretched from the 2nd to the "
-        "98th percentile of all scenes together. By default three bands of 8 bits")
+        "98th percentile of all training scenes. By default three bands of 8 bits")
     add("--memory", type=non_negative, default=4.0, metavar="GB",
         help="scenes that take more than this together are read from disk tile by tile, as far as "
-        "they are TIFFs; the tiles do not depend on it")
+        "they are read by window (TIFFs and the like); the tiles do not depend on it")
     add("--keep_nodata", action="store_true",
         help="learn from labels where the image has no data too, by its nodata value, mask or "
         "alpha, and is grey to the model; by default they are ignored there")

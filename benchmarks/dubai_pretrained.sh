@@ -14,7 +14,7 @@ PRETRAINED=${PRETRAINED:-logs/official.5}
 SCENES=${SCENES:-1 2 3 4 5}
 SEEDS=${SEEDS:-0 1 2}
 STEPS=${STEPS:-300}
-WIDTH=${WIDTH:-.5}
+NETWORK=${NETWORK:---width .5 --separable}  # that of $PRETRAINED
 CROP=${CROP:-128}
 
 for scene in $SCENES; do
@@ -23,7 +23,7 @@ for scene in $SCENES; do
     # shellcheck disable=SC2086
     "$PYTHON" -m benchmarks.ablation --dataset "$WORK$scene" --origin "$ORIGIN" \
         --test_scene "$scene" --logs "$LOGS$scene" --out "$LOGS$scene.csv" --steps "$STEPS" \
-        --seeds $SEEDS --common "--pretrained none --precision float32 --width $WIDTH --batch_size 8 \
+        --seeds $SEEDS --common "--pretrained none --precision float32 $NETWORK --batch_size 8 \
         --crop_size $CROP --augment_online --learning_rate 1e-3 --schedule poly --weight_decay 1e-4 \
         --ema .99" --only baseline pretrained --option "pretrained=--pretrained $PRETRAINED"
     for seed in $SEEDS; do
