@@ -37,7 +37,7 @@ class ModelConfig:
     multi_grid: factors on the rates of the backbone's last block; None: the backbone's own default.
     decoder: refine the pyramid's output by the backbone's features at stride 4 (v3+ paper, 3.1).
     separable: the pyramid's atrous convolutions and the decoder's are depthwise ones, each with a
-        1x1 after it (v3+ paper, 3.2). After Xception the decoder's always are.
+        1x1 after it (v3+ paper, 3.1). After Xception the decoder's always are.
     pool1_padding: see `resnet_v2`; it goes with the weights. None: the backbone's default, or it
         has no pool.
     in_channels: of the images; RGB or as many as the scenes' bands.
@@ -207,7 +207,8 @@ def _aspp(features, output_stride, separable, norm, by_taps):
 
     separable: depthwise and 1x1 convolutions instead of plain 3x3 ones. by_taps: of the plain ones.
     Scopes are those of tensorflow/models, research/deeplab/model.py, whatever the rates are, so a
-    checkpoint serves at any output stride.
+    checkpoint of ours serves at any output stride. Deeplab puts image_pooling first, so the
+    concat_projection of its own checkpoints does not fit here.
     """
     if by_taps is None:
         by_taps = features.dtype == tf.bfloat16 and not norm.training

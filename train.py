@@ -104,7 +104,7 @@ def parse_arguments(arguments=None):
     add("--power", type=non_negative, default=0.9, help="of the poly schedule")
     add("--momentum", type=probability, default=0.9, help="of the momentum optimizer")
     add("--weight_decay", type=non_negative, default=5e-4,
-        help="on convolution weights; the paper's is 1e-4")
+        help="on convolution weights; 1e-4 in the authors' code")
     add("--batch_norm_decay", type=probability, default=0.99,
         help="of the moving statistics; .997 and more suit only runs of many thousand steps")
     add("--ema", type=share, default=0.0, metavar="DECAY",

@@ -97,7 +97,8 @@ def depthwise_conv2d(inputs, kernel_size, stride=1, rate=1):
 
     inputs: [batch, height, width, channels]; returns [batch, height / stride, width / stride,
     channels] of the same dtype. Variable: depthwise_weights [kernel, kernel, channels, 1], which
-    weight decay leaves alone, as deeplab's regularize_depthwise=False does (deeplab/model.py).
+    weight decay leaves alone, as in deeplab (core/utils.py, split_separable_conv2d;
+    core/xception.py, regularize_depthwise=False).
     Raises ValueError where both stride and rate are above 1.
     """
     if stride > 1 and rate > 1:
