@@ -119,7 +119,7 @@ class Image(Raster):
         return data
 
     def _has_samples(self, top, left, height, width, samples=None):
-        """As has_data, whatever the area. samples: those of the window, if they are read already."""
+        """As has_data, whatever the area. samples: the window's, if they are read already."""
         data = super().has_data(top, left, height, width)
         if self.dtype.kind == "f":
             if samples is None:
@@ -147,8 +147,10 @@ def percentile_stretch(samples):
 
 
 def is_partly_black(image):
-    """Whether more of an open Image is 0 in every band, and yet counts as data, than ground is, by a
-    sample. What lies on a server is not read for it; of samples with a sign, 0 is not black."""
+    """Whether more of an open Image is 0 in every band, and yet counts as data, than ground is.
+
+    By a sample. What lies on a server is not read for it; of samples with a sign 0 is not black.
+    """
     if is_remote(image.path) or image.dtype.kind == "i" or image.bits < 8:
         return False
     samples, data = image.sample(image.chosen_bands)
@@ -157,8 +159,8 @@ def is_partly_black(image):
 
 def black_warning(names):
     """A line for the names of scenes that are partly black."""
-    return (f"warning: {names}: partly black (0 in every band), which is ground to the model; where "
-            "nothing is, let the file say so (nodata in docs/data.md)")
+    return (f"warning: {names}: partly black (0 in every band), which is ground to the model; "
+            "where nothing is, let the file say so (nodata in docs/data.md)")
 
 
 def range_warning(image, limits):

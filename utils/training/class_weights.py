@@ -17,8 +17,8 @@ def weights_of(kind, pixels):
 
     'median_frequency': 1 / frequency (Eigen and Fergus, arXiv 1411.4734, and SegNet, 1511.00561,
     3.2; the median is a factor that all classes share. A frequency here is a share of all pixels;
-    theirs is one of the pixels of those images in which the class occurs). 'inverse_log': 1 / log(1.02 + frequency) (ENet,
-    arXiv 1606.02147, 5.2), between the former and none.
+    theirs is one of the pixels of those images in which the class occurs). 'inverse_log':
+    1 / log(1.02 + frequency) (ENet, arXiv 1606.02147, 5.2), between the former and none.
 
     Scaled so that their mean over all valid pixels is 1; the loss is divided by the sum of its
     pixels' weights, so that a common factor changes nothing. A class without pixels has weight 0.
