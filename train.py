@@ -97,7 +97,7 @@ def parse_arguments(arguments=None):
     add("--batch_size", type=positive, default=16,
         help="tiles a step, of all devices together")
     add("--optimizer", choices=optimizer.OPTIMIZERS, default="adam",
-        help="the original's adam; the paper's momentum")
+        help="the original's adam; the paper's momentum; muon: far fewer steps from random weights")
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
     add("--schedule", choices=optimizer.SCHEDULES, default="step",
         help="step: divided by 10 at 60%% and 80%% of the steps (the original); poly: the paper's")
@@ -202,7 +202,7 @@ def build_graph(args, settings, tile_set, devices):
         groups = optimizer.variable_groups(config.backbone, args.backbone_lr_factor,
                                            args.freeze_batch_norm)
         update = optimizer.train_op(loss_with_decay, args.optimizer, rate, args.momentum, step,
-                                    groups, args.histograms)
+                                    groups, args.histograms, args.precision)
         return {"loss": loss, "loss_with_decay": loss_with_decay, "rate": rate, "update": update,
                 "stops_asked": all_reduce_sum(stop_asked)}
 

@@ -26,6 +26,7 @@ import tensorflow.compat.v1 as tf
 from benchmarks.shared import call, event_files, python, read_events, scalars
 from utils.cli import argument_parser, leave_on_signals, positive, run_script
 from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.optimizer import OPTIMIZERS
 
 LOSS = "loss/with_weight_decay"
 TAGS = (LOSS, "loss/cross_entropy", "training/learning_rate", "validation/mean_iou",
@@ -43,6 +44,7 @@ def parse_arguments():
     add("--test_display", type=positive, default=6, help="steps between evaluations")
     add("--tile_size", type=positive, default=64, help="side of a tile, pixels")
     add("--batch_size", type=positive, default=2, help="tiles a step")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="train.py's")
     return parser.parse_args()
 
 
@@ -57,7 +59,8 @@ def main():
              "--tile_size", args.tile_size)
         train = ("train.py", "--dataset", data, "--logs", logs, "--pretrained", "none",
                  "--multi_grid", 1, 1, 1, "--seed", args.seed, "--summary_every", 1,
-                 *(part for name in ("steps", "save_every", "test_display", "batch_size")
+                 *(part for name in ("steps", "save_every", "test_display", "batch_size",
+                                     "optimizer")
                    for part in (f"--{name}", getattr(args, name))))
         print("python", *train[:1], *train[5:])
         whole, killed = os.path.join(logs, "whole"), os.path.join(logs, "killed")

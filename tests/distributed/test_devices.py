@@ -38,7 +38,7 @@ BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
 TIMEOUT = 600
 
 
-def take_a_step(folder, number=1, sync=True):
+def take_a_step(folder, number=1, sync=True, method="momentum"):
     """{'loss' or name: its value after the step} of `number` devices of each host."""
     chosen = devices.choose_devices(number, BATCH)
     with devices.session_on(chosen) as session:
@@ -62,7 +62,7 @@ def take_a_step(folder, number=1, sync=True):
             loss += optimizer.weight_decay_loss(0.1)
             groups = optimizer.variable_groups("first", .5)
             return {"loss": loss, "stops_asked": replicas.all_reduce_sum(stop_asked),
-                    "update": optimizer.train_op(loss, "momentum", RATE, 0.0, step, groups,
+                    "update": optimizer.train_op(loss, method, RATE, 0.0, step, groups,
                                                  histograms=True)}
 
         graph = types.SimpleNamespace(stop_asked=stop_asked, **devices.on_each(chosen, part))
@@ -104,7 +104,8 @@ def end(process, status=0):
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """{'one', 'two', 'host0', 'host1', and 'apart', two without sync: take_a_step's values}."""
+    """{'one', 'two', 'host0', 'host1', 'apart', two without sync, 'one_muon', 'two_muon':
+    take_a_step's values}."""
     folder = tmp_path_factory.mktemp("tiles")
     random, tiles = np.random.default_rng(0), []
     for number in range(6):
@@ -113,14 +114,15 @@ def steps(tmp_path_factory):
         tiles.append((random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8), label))
     write_tile_set(folder, tiles)
     ports = free_ports(2)
-    started = [start(__file__, "step", folder, 2, folder / "two.npz", folder / "apart.npz")]
+    started = [start(__file__, "step", folder, 2, *(
+        folder / f"{name}.npz" for name in ("two", "apart", "two_muon")))]
     started += [start(__file__, "step", folder, 1, folder / f"host{index}.npz",
                       TF_CONFIG=tf_config(ports, index)) for index in range(2)]
-    values = {"one": take_a_step(folder)}
+    values = {"one": take_a_step(folder), "one_muon": take_a_step(folder, method="muon")}
     for process in started:
         end(process)
     return values | {name: dict(np.load(folder / f"{name}.npz"))
-                     for name in ("two", "apart", "host0", "host1")}
+                     for name in ("two", "apart", "two_muon", "host0", "host1")}
 
 
 @pytest.mark.parametrize("other", ["two", "host0", "host1"])
@@ -129,6 +131,14 @@ def test_a_step_on_two_devices_or_hosts_is_that_of_one_on_the_same_batch(steps, 
     assert set(steps[other]) == set(steps["one"])
     for name, value in steps["one"].items():
         np.testing.assert_allclose(steps[other][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_step_of_muon_on_two_devices_is_that_on_one(steps):
+    assert set(steps["two_muon"]) == set(steps["one_muon"])
+    assert "first/weights/Muon" in steps["one_muon"]
+    for name, value in steps["one_muon"].items():
+        np.testing.assert_allclose(steps["two_muon"][name], value, rtol=1e-3, atol=1e-4,
+                                   err_msg=name)
 
 
 def test_without_sync_each_device_has_statistics_of_its_own(steps):
@@ -271,5 +281,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "train":
         train_on_stand_in()
     else:
-        for path, sync in zip(sys.argv[4:], (True, False)):
-            np.savez(path, **take_a_step(sys.argv[2], int(sys.argv[3]), sync))
+        for path, *kind in zip(sys.argv[4:], (True, False, True), ("momentum", "momentum", "muon")):
+            np.savez(path, **take_a_step(sys.argv[2], int(sys.argv[3]), *kind))

@@ -193,6 +193,14 @@ def test_logits_that_are_not_finite_show(session, batch, loss, options, bad):
     assert not (np.isfinite(value) and np.isfinite(gradient).all())
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_label_that_is_no_class_raises(session, batch, loss):
+    logits, labels, _, _ = batch
+    labels[0, 0, 0] = CLASSES
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a label that is no class"):
+        loss_and_gradient(session, logits, labels, loss)
+
+
 def test_an_unknown_loss_is_named():
     with pytest.raises(ValueError, match="hinge"):
         segmentation_loss(None, None, LossOptions("hinge"))

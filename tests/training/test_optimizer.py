@@ -122,7 +122,7 @@ def numpy_steps(method, value, factor, steps=3):
         speed = .9 * speed + gradient
         first, second = .9 * first + .1 * gradient, .999 * second + .001 * gradient ** 2
         adam = first / (1 - .9 ** t) / (np.sqrt(second / (1 - .999 ** t)) + 1e-8)
-        value = value - rate * {"momentum": speed, "adam": adam}[method]
+        value = value - rate * (speed if method == "momentum" else adam)
     return value
 
 

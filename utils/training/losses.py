@@ -9,6 +9,7 @@ from utils.classes import IGNORE
 LOSSES = ("cross_entropy", "focal", "dice_cross_entropy")
 # Below it a pixel's doubt (1 - p) has no gradient; powers below 1 are infinitely steep at 0.
 SMALLEST_DOUBT = 1e-7
+NO_CLASS = "a label that is no class"
 
 
 class LossOptions(typing.NamedTuple):
@@ -41,7 +42,8 @@ def segmentation_loss(logits, labels, options=LossOptions(), all_reduce_sum=tf.i
         differentiable; with it the loss is that of the whole batch on each of them.
 
     Cross-entropy and focal loss are divided by the sum of the weights of the pixels that enter, as
-    in scikit-learn's log_loss(sample_weight), not by the number of all pixels. Raises ValueError.
+    in scikit-learn's log_loss(sample_weight), not by the number of all pixels. Raises ValueError;
+    the op, InvalidArgumentError where a label is no class.
     """
     if options.loss not in LOSSES:
         raise ValueError(f"loss {options.loss!r} is none of {', '.join(LOSSES)}")
@@ -50,26 +52,31 @@ def segmentation_loss(logits, labels, options=LossOptions(), all_reduce_sum=tf.i
     weights = tf.cast(valid, tf.float32)
     if options.class_weights is not None:
         weights *= tf.gather(tf.constant(options.class_weights, tf.float32), ids)
-    losses = pixel_losses(logits, ids, options.label_smoothing,
+    log_probabilities = tf.nn.log_softmax(logits)
+    classes = logits.shape[-1]
+    with tf.control_dependencies([tf.debugging.assert_less(ids, classes, message=NO_CLASS)]):
+        truth = tf.one_hot(ids, classes)
+    losses = pixel_losses(log_probabilities, truth, options.label_smoothing,
                           options.focal_gamma if options.loss == "focal" else 0)
     if options.hard_pixels < 1:
         weights *= hardest_pixels(losses, weights > 0, options.hard_pixels)
     mean = tf.math.divide_no_nan(all_reduce_sum(tf.reduce_sum(losses * weights)),
                                  all_reduce_sum(tf.reduce_sum(weights)))
     if options.loss == "dice_cross_entropy":
-        mean += dice_loss(logits, ids, valid, all_reduce_sum)
+        mean += dice_loss(tf.exp(log_probabilities), truth, valid, all_reduce_sum)
     return mean
 
 
-def pixel_losses(logits, ids, label_smoothing=0.0, focal_gamma=0.0):
+def pixel_losses(log_probabilities, truth, label_smoothing=0.0, focal_gamma=0.0):
     """Cross-entropy of each pixel, float32 [batch, height, width]; terms of `segmentation_loss`.
 
-    ids: int32 [batch, height, width], all of them classes.
+    log_probabilities, truth: float32 [batch, height, width, classes], truth 1 at the label, else 0.
     """
-    hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=ids, logits=logits)
+    # Not sparse_softmax_cross_entropy_with_logits: on a CPU it takes twice as long.
+    hard = -tf.reduce_sum(truth * log_probabilities, axis=-1)
     losses = hard
     if label_smoothing:
-        uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+        uniform = -tf.reduce_mean(log_probabilities, axis=-1)
         losses = (1 - label_smoothing) * hard + label_smoothing * uniform
     if focal_gamma:
         # expm1: 1 - p of a sure pixel would be rounded away.
@@ -98,22 +105,23 @@ def hardest_pixels(losses, valid, share):
     return tf.cast(valid & ~(losses < threshold), tf.float32)
 
 
-def dice_loss(logits, ids, valid, all_reduce_sum=tf.identity):
+def dice_loss(probabilities, truth, valid, all_reduce_sum=tf.identity):
     """1 - soft Dice, the mean over the classes that the batch's valid labels hold; 0 without any.
 
     Dice of a class: 2 sum(p g) / (sum(p^2) + sum(g^2)) over all valid pixels of the batch, p its
-    probability, g 1 where it is the label (Milletari et al., arXiv 1606.04797, 3). ids: int32
-    [batch, height, width]; valid: bool of that shape.
+    probability, g 1 where it is the label (Milletari et al., arXiv 1606.04797, 3).
+    probabilities, truth: float32 [batch, height, width, classes], truth 1 at the label, else 0;
+    valid: bool [batch, height, width].
     """
-    valid = tf.cast(valid, tf.float32)[..., None]
-    truth = tf.one_hot(ids, logits.shape[-1]) * valid
-    probabilities = tf.nn.softmax(logits) * valid
+    weights = tf.reshape(tf.cast(valid, tf.float32), [1, -1])
 
     def sum_by_class(values):
-        return all_reduce_sum(tf.reduce_sum(values, axis=[0, 1, 2]))
+        # A product of matrices: sums over pixels of so few classes take much longer on a CPU.
+        by_pixel = tf.reshape(values, [-1, values.shape[-1]])
+        return all_reduce_sum(tf.squeeze(weights @ by_pixel, axis=0))
 
     pixels = sum_by_class(truth)
     dice = tf.math.divide_no_nan(2 * sum_by_class(probabilities * truth),
-                                 sum_by_class(probabilities ** 2) + pixels)
+                                 sum_by_class(tf.square(probabilities)) + pixels)
     present = tf.cast(pixels > 0, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum((1 - dice) * present), tf.reduce_sum(present))

@@ -4,8 +4,9 @@ import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from utils.distributed.replicas import all_reduce_sum, device_number
+from utils.training.muon import Muon
 
-OPTIMIZERS = ("adam", "momentum")
+OPTIMIZERS = ("adam", "momentum", "muon")
 SCHEDULES = ("step", "poly", "constant")
 NOT_FINITE = "loss or gradient is not finite"
 STEP_BOUNDARIES, STEP_FACTOR = (0.6, 0.8), 0.1
@@ -68,7 +69,8 @@ def variable_groups(backbone, backbone_lr_factor=1.0, freeze_batch_norm=False):
             ([v for v in trained if inside(v)], backbone_lr_factor)]
 
 
-def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=False):
+def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=False,
+             precision="float32"):
     """One update of the variables and of batch norm's moving statistics; adds 1 to step.
 
     groups: of `variable_groups`; None trains all trainable variables at `rate`. Each group has an
@@ -81,12 +83,14 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=Fals
 
     histograms: adds to the graph's summaries (tf.summary.merge_all) histograms of the gradients and
     of the weights after the update.
+    precision: 'float32' or 'bfloat16', in which Muon multiplies matrices.
 
     On several devices `loss` is the same on each, that of the whole batch; see
     utils/distributed/devices.py.
     """
     groups = groups or [(tf.trainable_variables(), 1.0)]
-    methods = [_new_optimizer(optimizer, rate * factor, momentum) for _, factor in groups]
+    methods = [_new_optimizer(optimizer, rate * factor, momentum, precision)
+               for _, factor in groups]
     # Summed in pairs: AddN of three or more starts with whichever buffer is free by then, so that a
     # run repeated with the same seed would differ in the last bits, and soon in the first.
     number, count = device_number()
@@ -116,9 +120,11 @@ def train_op(loss, optimizer, rate, momentum, step, groups=None, histograms=Fals
     return updates[-1]
 
 
-def _new_optimizer(name, rate, momentum):
+def _new_optimizer(name, rate, momentum, precision):
     if name == "adam":
         return tf.train.AdamOptimizer(rate)
     if name == "momentum":
         return tf.train.MomentumOptimizer(rate, momentum)
+    if name == "muon":
+        return Muon(rate, precision)
     raise ValueError(f"optimizer {name!r} is none of {', '.join(OPTIMIZERS)}")

@@ -26,7 +26,8 @@ MODEL_ZOO = {
     "xception_65": "https://download.tensorflow.org/models/deeplabv3_xception_2018_01_04.tar.gz"}
 AVERAGE = "/ExponentialMovingAverage"
 # Of an optimizer and an average; a zoo's checkpoint has three times as many of them as weights.
-SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", AVERAGE)
+SLOTS = ("/Momentum", "/RMSProp", "/RMSProp_1", "/Adam", "/Adam_1", "/Muon", "/Muon_1",
+         AVERAGE)
 CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 # Names of variables that an error spells out; the rest are counted.
 NAMES_SHOWN = 3
