@@ -12,11 +12,13 @@ OUT=${OUT:-predictions/deepglobe}
 PYTHON=${PYTHON:-.venv/bin/python}
 SPLITS=${SPLITS:-official by_scene}
 WIDTH=${WIDTH:-.5}
-STEPS_QUARTER=${STEPS_QUARTER:-3000}
-STEPS_HALF=${STEPS_HALF:-8000}
-RECIPE="--separable --schedule poly --loss dice_cross_entropy --colour_jitter 0 --weight_decay 1e-5"
-QUARTER_FLAGS=${QUARTER_FLAGS:-$RECIPE --ema .999}
-HALF_FLAGS=${HALF_FLAGS:-$RECIPE --ema .995}
+STEPS_QUARTER=${STEPS_QUARTER:-2400}
+STEPS_HALF=${STEPS_HALF:-5400}
+PRECISION=${PRECISION:-auto}
+RECIPE="--separable --optimizer muon --learning_rate 1e-3 --schedule poly --loss dice_cross_entropy \
+    --colour_jitter 0 --scale_range .85 1.2 --weight_decay 1e-5 --ema .998"
+QUARTER_FLAGS=${QUARTER_FLAGS:-$RECIPE}
+HALF_FLAGS=${HALF_FLAGS:-$RECIPE}
 
 cut() {  # cut SPLIT RESAMPLE TILE_SIZE
     [ -e "$WORK/$1$2/path_list.csv" ] || "$PYTHON" preprocess.py --dataset "$WORK/$1$2" \
@@ -27,8 +29,8 @@ cut() {  # cut SPLIT RESAMPLE TILE_SIZE
 learn() {  # learn SPLIT RESAMPLE STEPS FLAGS...
     # The curve of the test scenes is for the eye; without validation tiles the last step is kept.
     "$PYTHON" train.py --dataset "$WORK/$1$2" --classes dataset/tables/deepglobe.csv \
-        --logs "$LOGS" --run "$1$2" --steps "$3" --test_display 500 --save_every 250 \
-        --width "$WIDTH" --augment_online --scale_range .7 1.4 --precision float32 \
+        --logs "$LOGS" --run "$1$2" --steps "$3" --test_display 400 --save_every 200 \
+        --width "$WIDTH" --augment_online --precision "$PRECISION" \
         "${@:4}"
 }
 
@@ -37,11 +39,9 @@ for split in $SPLITS; do
     cut "$split" .25 128
     cut "$split" .5 256
     # shellcheck disable=SC2086
-    learn "$split" .25 "$STEPS_QUARTER" --pretrained none --batch_size 16 --learning_rate 1e-3 \
-        $QUARTER_FLAGS
+    learn "$split" .25 "$STEPS_QUARTER" --pretrained none --batch_size 16 $QUARTER_FLAGS
     # shellcheck disable=SC2086
-    learn "$split" .5 "$STEPS_HALF" --pretrained "$LOGS/$split.25" --batch_size 8 \
-        --learning_rate 5e-4 $HALF_FLAGS
+    learn "$split" .5 "$STEPS_HALF" --pretrained "$LOGS/$split.25" --batch_size 8 $HALF_FLAGS
     for run in "$split.25" "$split.5"; do
         "$PYTHON" predict.py --dataset "$WORK/$run" --logs "$LOGS" --run "$run" --out "$OUT/$run" \
             --quality best
