@@ -97,7 +97,7 @@ def parse_arguments(arguments=None):
     add("--batch_size", type=positive, default=16,
         help="tiles a step, of all devices together")
     add("--optimizer", choices=optimizer.OPTIMIZERS, default="adam",
-        help="the original's adam; the paper's momentum; muon: far fewer steps from random weights")
+        help="the original's adam; the paper's momentum; muon, fast from random weights")
     add("--learning_rate", type=above_zero, default=2e-4, help="at the start; the paper's is .007")
     add("--schedule", choices=optimizer.SCHEDULES, default="step",
         help="step: divided by 10 at 60%% and 80%% of the steps (the original); poly: the paper's")
