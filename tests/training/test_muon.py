@@ -51,11 +51,13 @@ def test_a_zero_gradient_moves_nothing(session):
 
 
 def trained(session, method, name, shape):
-    """The values of a variable at the start and after each of STEPS of a loss sum(scale w^2)."""
+    """The values of a variable at the start and after each of STEPS, of a loss whose gradient turns:
+    sum(scale w^2 + step direction w)."""
     variable = tf.get_variable(name, shape, initializer=tf.constant_initializer(random(*shape)))
-    loss = tf.reduce_sum(tf.square(variable) * np.abs(random(*shape, seed=1)))
-    update = optimizer.train_op(loss, method, tf.constant(.02), .9,
-                                tf.train.get_or_create_global_step())
+    step = tf.train.get_or_create_global_step()
+    loss = tf.reduce_sum(tf.square(variable) * np.abs(random(*shape, seed=1)) +
+                         tf.cast(step, tf.float32) * random(*shape, seed=2) * variable)
+    update = optimizer.train_op(loss, method, tf.constant(.02), .9, step)
     session.run(tf.global_variables_initializer())
     values = [session.run(variable)]
     for _ in range(STEPS):
@@ -69,8 +71,9 @@ def test_steps_of_a_convolution_are_those_of_keras(session, shape):
     values = trained(session, "muon", "net/conv/weights", shape)
     rows, columns = np.prod(shape[:-1]), shape[-1]
     matrix, momentum = values[0].reshape(rows, columns), 0
-    for value in values[1:]:
-        gradient = 2 * matrix * np.abs(random(*shape, seed=1)).reshape(rows, columns)
+    scale, direction = (random(*shape, seed=seed).reshape(rows, columns) for seed in (1, 2))
+    for number, value in enumerate(values[1:]):
+        gradient = 2 * matrix * np.abs(scale) + number * direction
         # As _muon_update_step and lr_adjust of Keras, which need eager execution.
         momentum = KERAS.momentum * momentum + gradient
         step = orthogonalised_by_keras(gradient + KERAS.momentum * momentum)
