@@ -51,8 +51,8 @@ def test_a_zero_gradient_moves_nothing(session):
 
 
 def trained(session, method, name, shape):
-    """The values of a variable at the start and after each of STEPS, of a loss whose gradient turns:
-    sum(scale w^2 + step direction w)."""
+    """The values of a variable at the start and after each of STEPS, of a loss whose gradient
+    turns: sum(scale w^2 + step direction w)."""
     variable = tf.get_variable(name, shape, initializer=tf.constant_initializer(random(*shape)))
     step = tf.train.get_or_create_global_step()
     loss = tf.reduce_sum(tf.square(variable) * np.abs(random(*shape, seed=1)) +

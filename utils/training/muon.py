@@ -1,4 +1,4 @@
-"""The Muon optimizer for convolutions (Keller Jordan, https://kellerjordan.github.io/posts/muon)."""
+"""The optimizer Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon)."""
 
 import re
 
