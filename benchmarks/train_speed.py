@@ -8,7 +8,8 @@ bare      forward pass, loss and update with train.py's defaults, on one batch t
           the ceiling
 fed       the same step on train.py's own batches, read from disk and decoded
 train.py  a process of train.py: a step with its curves and progress, by the times in its event
-          file; --code names checkouts of this repository, each of whose train.py takes its turn
+          file; --code names checkouts of this repository and --flags more flags, each of which
+          takes its turn
 peer      torchvision's deeplabv3_resnet50 at the same output stride, batch and precision, by a
           Python that has torch and torchvision
 
@@ -79,14 +80,14 @@ def count_operations(graph):
     return tf.profiler.profile(graph, cmd="op", options=counted).total_float_ops
 
 
-def seconds_of_train(folder, arguments, precision):
-    """Seconds of a step of train.py in the checkout `folder`."""
+def seconds_of_train(folder, flags, arguments, precision):
+    """Seconds of a step of train.py in the checkout `folder`, with more `flags`."""
     with tempfile.TemporaryDirectory() as logs:
         command = python(
             "train.py", "--dataset", os.path.abspath(arguments.dataset), "--classes",
             os.path.abspath(arguments.classes), "--logs", logs, "--run", "speed", "--pretrained",
             "none", "--batch_size", arguments.batch_size, "--precision", precision, "--steps",
-            arguments.steps + WARM_UP, "--summary_every", 1)
+            arguments.steps + WARM_UP, "--summary_every", 1, *flags.split())
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(failure(folder, done.returncode, done.stdout + done.stderr))
@@ -128,8 +129,9 @@ def measure(arguments, precision, tile_set, batch):
         bare, operations = build_step(stack, tile_set, arguments.batch_size, precision, batch)
         fed, _ = build_step(stack, tile_set, arguments.batch_size, precision)
         for _ in range(arguments.rounds):
-            seconds = {f"train.py in {folder}": seconds_of_train(folder, arguments, precision)
-                       for folder in arguments.code}
+            seconds = {f"{folder}: train.py {flags}": seconds_of_train(
+                folder, flags, arguments, precision)
+                for folder in arguments.code for flags in arguments.flags}
             rounds.append({"bare": timed(lambda: bare(steps)) / steps,
                            "fed": timed(lambda: fed(steps)) / steps} | seconds)
             if arguments.peer:
@@ -150,6 +152,9 @@ def main():
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--code", nargs="+", default=["."], metavar="FOLDER",
                         help="checkouts whose train.py is measured")
+    parser.add_argument("--flags", nargs="+", default=[""], metavar="'FLAGS'",
+                        help="more flags of train.py, each of which is measured; '' for none, a "
+                        "space before a single one: ' --decoder'")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--peer", metavar="PYTHON", help="one that has torch and torchvision")
     arguments = parser.parse_args()
