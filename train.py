@@ -243,7 +243,7 @@ def start_or_resume(args, defaults, run, devices):
     held_out = read_held_out(args, tile_set, args.crop_size or tile_set.tile_size,
                              args.batch_size // devices.count)
     settings = choose_settings(args, tile_set, held_out.names, before)
-    if not before:  # a run of an earlier version goes on
+    if not before or devices.count > 1:  # a run of an earlier version goes on with one tile
         check_batch_norm(devices, args.batch_size, args.sync_batch_norm)
     check_memory(settings.model, args.batch_size // devices.hosts, settings.crop_size, True,
                  "lower --batch_size or --crop_size")

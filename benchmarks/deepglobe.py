@@ -14,9 +14,13 @@ lie in a scene that has training tiles too.
 watched.csv: the same, the 257 as validation tiles, on which train.py draws a curve; nothing may be
 chosen by it.
 by_scene.csv: the tiles of scenes 1 and 5 to test, all others of both folders to train on.
+
+Which scene a tile is of says `scenes.csv` in --data, with the columns tile (train/0000), scene, row
+and column. Without it only official.csv and watched.csv can be written.
 """
 
 import argparse
+import glob
 import os
 
 import cv2
@@ -58,21 +62,32 @@ def main():
 
 
 def read_tiles(data):
-    """DataFrame of all tiles: tile ('train/0000'), scene, row, column and `split`, its folder."""
-    tiles = pd.read_csv(os.path.join(data, "scenes.csv"))
+    """DataFrame of all tiles: tile ('train/0000'), scene, row, column and `split`, its folder.
+
+    Without scenes.csv it has tile and split only. Raises OSError where there are no tiles.
+    """
+    places = os.path.join(data, "scenes.csv")
+    if os.path.exists(places):
+        tiles = pd.read_csv(places)
+    else:
+        images = glob.glob("*/*_sat.jpg", root_dir=data)
+        if not images:
+            raise FileNotFoundError(f"{data}: no train/NNNN_sat.jpg or validation/NNNN_sat.jpg")
+        tiles = pd.DataFrame({"tile": sorted(path[:-len("_sat.jpg")] for path in images)})
     tiles["split"] = tiles["tile"].str.split("/").str[0]
     return tiles
 
 
 def write_tables(args):
-    """Writes the four tables into --out."""
+    """Writes the four tables into --out, or the two that need no scenes."""
     tiles = read_tiles(args.data)
     given = tiles["split"] == "train"
-    chosen, tested = (tiles["scene"].isin(scenes) for scenes in (VALIDATION_SCENES, TEST_SCENES))
-    splits = {"choose": np.where(chosen, VALIDATION, TRAIN)[given],
-              "official": np.where(given, TRAIN, TEST),
-              "watched": np.where(given, TRAIN, VALIDATION),
-              "by_scene": np.where(tested, TEST, TRAIN)}
+    splits = {"official": np.where(given, TRAIN, TEST),
+              "watched": np.where(given, TRAIN, VALIDATION)}
+    if "scene" in tiles:
+        chosen, tested = (tiles["scene"].isin(of) for of in (VALIDATION_SCENES, TEST_SCENES))
+        splits["choose"] = np.where(chosen, VALIDATION, TRAIN)[given]
+        splits["by_scene"] = np.where(tested, TEST, TRAIN)
     for name, split in splits.items():
         rows = tiles[given] if name == "choose" else tiles
         files = [os.path.relpath(os.path.join(args.data, tile), args.out) for tile in rows["tile"]]
@@ -110,6 +125,8 @@ def write_mosaic(args):
     is missing the image is transparent, so that its map has nodata there, and the label 'unknown'.
     """
     tiles = read_tiles(args.data)
+    if "scene" not in tiles:
+        raise FileNotFoundError(f"{args.data}: no scenes.csv, which says where the tiles lie")
     tiles = tiles[tiles["scene"] == args.scene]
     size = [TILE * (tiles[axis].max() - tiles[axis].min() + 1) for axis in ("row", "column")]
     image, label = np.zeros((*size, 4), np.uint8), np.zeros((*size, 3), np.uint8)

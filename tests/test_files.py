@@ -44,6 +44,47 @@ def test_a_replacement_cut_short_leaves_no_list_of_other_tiles(tmp_path, monkeyp
             assert contents == {(target / "list.csv").read_text()}
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_where_one_cannot_be_moved_all_is_as_before(tmp_path, monkeypatch, number):
+    target, source = tmp_path / "target", tmp_path / "source"
+    for place in (target, source):
+        (place / "train/images").mkdir(parents=True)
+        (place / "train/labels").mkdir()
+        for name in ("train/images/0.png", "train/labels/0.png", "classes.csv", "list.csv"):
+            (place / name).write_text(place.name)
+    rename, moves = os.rename, iter(range(100))
+
+    def rename_all_but_one(old, new):
+        if next(moves) == number:
+            raise OSError("on another disk")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", rename_all_but_one)
+    with pytest.raises(OSError, match="on another disk"):
+        replace_set(str(target), str(source), ("train/images", "train/labels"),
+                    ("classes.csv", "list.csv"))
+    for place in (target, source):
+        found = {str(path.relative_to(place)): path.read_text()
+                 for path in place.rglob("*.*") if path.is_file()}
+        assert found == dict.fromkeys(("train/images/0.png", "train/labels/0.png", "classes.csv",
+                                       "list.csv"), place.name)
+
+
+def test_a_path_is_relative_to_where_a_link_leads(tmp_path):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "scenes" / "1.png").write_text("1")
+    (tmp_path / "scenes" / "link.png").symlink_to("1.png")
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "also").symlink_to(tmp_path / "scenes")
+    for place in ("scenes", "also"):
+        for name in ("1.png", "link.png"):  # a scene has the name that it was given
+            path = files.relative_path(str(tmp_path / place / name), str(tmp_path / "data"))
+            assert path == f"../../scenes/{name}"
+            assert (tmp_path / "data" / path).read_text() == "1"
+    assert files.relative_path(str(tmp_path / "scenes" / "1.png"), str(tmp_path)) == "scenes/1.png"
+
+
 @pytest.fixture
 def dead():
     """Number of a process that is no more."""

@@ -120,17 +120,27 @@ def replace_set(target, source, folders, files):
 
     Both lie on one disk. What they replace goes to `source`/replaced, for the caller to remove.
     The old files go first and the new ones come last, in their order: a replacement cut short
-    leaves folders without `files` rather than files that describe other folders.
+    leaves folders without `files` rather than files that describe other folders. Where one cannot
+    be moved, as to or from another disk, all are moved back.
     """
+    moves = []
     for name in [*reversed(files), *folders]:
         if os.path.exists(os.path.join(target, name)):
-            _rename(os.path.join(target, name), os.path.join(source, "replaced", name))
+            moves.append((os.path.join(target, name), os.path.join(source, "replaced", name)))
         if name in folders:
-            _rename(os.path.join(source, name), os.path.join(target, name))
-    for name in files:
-        _rename(os.path.join(source, name), os.path.join(target, name))
+            moves.append((os.path.join(source, name), os.path.join(target, name)))
+    moves += [(os.path.join(source, name), os.path.join(target, name)) for name in files]
+    with contextlib.ExitStack() as back:
+        for path, new_path in moves:
+            os.makedirs(os.path.dirname(new_path), exist_ok=True)
+            os.rename(path, new_path)
+            back.callback(os.rename, new_path, path)
+        back.pop_all()
 
 
-def _rename(path, new_path):
-    os.makedirs(os.path.dirname(new_path), exist_ok=True)
-    os.rename(path, new_path)
+def relative_path(path, folder):
+    """`path` as seen from `folder`, either of which may lie behind a symbolic link, with forward
+    slashes."""
+    place, name = os.path.split(path)
+    place = os.path.relpath(os.path.realpath(place), os.path.realpath(folder))
+    return os.path.normpath(os.path.join(place, name)).replace(os.sep, "/")

@@ -53,6 +53,20 @@ def test_tables_split_as_others_do_and_by_scene(data, monkeypatch):
     assert all((folder / "out" / path).exists() for path in [*rows["image"], *rows["label"]])
 
 
+def test_without_scenes_the_splits_that_need_none_are_written(data, monkeypatch):
+    folder, _ = data
+    call(monkeypatch, "tables", "--data", folder, "--out", folder / "with")
+    (folder / "scenes.csv").unlink()
+    call(monkeypatch, "tables", "--data", folder, "--out", folder / "without")
+    assert {path.name for path in (folder / "without").iterdir()} == {"official.csv", "watched.csv"}
+    for name in ("official.csv", "watched.csv"):
+        assert (folder / "without" / name).read_text() == (folder / "with" / name).read_text()
+    with pytest.raises(FileNotFoundError, match="no scenes.csv, which says where the tiles lie"):
+        call(monkeypatch, "mosaic", "--data", folder, "--scene", 1, "--out", folder / "scene.png")
+    with pytest.raises(FileNotFoundError, match="no train/NNNN_sat.jpg"):
+        call(monkeypatch, "tables", "--data", folder / "train", "--out", folder / "without")
+
+
 def test_published_score_counts_unknown_pixels_as_false_predictions(data, monkeypatch, capsys):
     folder, ids = data
     call(monkeypatch, "tables", "--data", folder, "--out", folder)

@@ -131,6 +131,30 @@ def test_few_bits_are_scaled_to_eight(tmp_path, repository, bits):
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     with Label(write(tmp_path / "l.tif", label, nbits=bits), table) as opened:
         np.testing.assert_array_equal(opened.read(0, 0, 40, 50), label[..., 0])
+    if bits in (1, 2, 4):
+        with Label(write(tmp_path / "l.png", label, "PNG", nbits=bits), table) as opened:
+            np.testing.assert_array_equal(opened.read(0, 0, 40, 50), label[..., 0])
+        png = write(tmp_path / "grey.png", samples[..., :1], "PNG", nbits=bits)
+        np.testing.assert_array_equal(whole(png, (1,)), whole(grey, (1,)))
+
+
+def test_bands_of_other_types_are_left_alone_or_refused(tmp_path):
+    """As in a list of Sentinel-2's bands, of which one holds classes of 8 bits."""
+    classes = write(tmp_path / "scl.tif", photo(bands=1))
+    light = (photo() * np.uint16(20) + np.uint16(7)).astype(np.uint16)
+    reflectance = write(tmp_path / "10m.tif", light)
+    source = ('<VRTRasterBand dataType="{}" band="{}"><SimpleSource><SourceFilename>{}'
+              '</SourceFilename><SourceBand>{}</SourceBand></SimpleSource></VRTRasterBand>')
+    bands = [("Byte", 1, classes, 1)] + [("UInt16", n + 1, reflectance, n) for n in (1, 2, 3)]
+    path = tmp_path / "all.vrt"
+    path.write_text('<VRTDataset rasterXSize="90" rasterYSize="70">'
+                    + "".join(source.format(*band) for band in bands) + "</VRTDataset>")
+    np.testing.assert_array_equal(whole(str(path), (2, 3, 4)), whole(reflectance, (1, 2, 3)))
+    np.testing.assert_array_equal(whole(str(path), (1,)), whole(classes, (1,)))
+    with pytest.raises(ValueError, match="all.vrt: bands 1 2 3 have samples of uint16 and uint8"):
+        Image(str(path))
+    with pytest.raises(ValueError, match=r"all.vrt: .*choose bands of one type with --bands"):
+        Image(str(path), (2, 1))
 
 
 def test_scenes_of_all_these_formats_are_found(tmp_path):

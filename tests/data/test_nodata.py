@@ -53,6 +53,25 @@ def test_a_value_that_the_table_has_is_its_class_whatever_is_declared(tmp_path, 
         read_label(write(tmp_path / "a.tif", label[None], nodata=0), table), label)
 
 
+def test_what_a_labels_mask_or_alpha_leaves_out_is_ignored(tmp_path, table):
+    label = draw_scene(40, 50)[1]
+    label[label == 255] = 0
+    left_out = np.random.default_rng(0).random(label.shape) < .3
+    expected, stored = np.where(left_out, 255, label), np.where(left_out, 0, label)
+    data = np.where(left_out, 0, 255).astype(np.uint8)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(
+            tmp_path / "a.tif", "w", driver="GTiff", count=1, height=40, width=50,
+            dtype="uint8") as dataset:
+        dataset.write(stored, 1)
+        dataset.write_mask(data)
+    np.testing.assert_array_equal(read_label(str(tmp_path / "a.tif"), table), expected)
+    colours = np.dstack([colour_map(label, table) * (data > 0)[..., None], data])
+    cv2.imwrite(str(tmp_path / "b.png"), cv2.cvtColor(colours, cv2.COLOR_RGBA2BGRA))
+    write(tmp_path / "c.tif", np.moveaxis(colours, -1, 0), photometric="RGB", alpha="YES")
+    for name in ("b.png", "c.tif"):
+        np.testing.assert_array_equal(read_label(str(tmp_path / name), table), expected)
+
+
 def test_the_colour_of_nodata_is_ignored_where_the_table_does_not_know_it(tmp_path, table):
     label = draw_scene(40, 50)[1]
     colours = colour_map(label, table)

@@ -55,6 +55,7 @@ def test_files_and_their_partners(tmp_path, monkeypatch, names, partners, expect
     (["*.jpg"], ["*/*/*.png"], r"\*/\*/\*.png: 3 stars, but .*\*.jpg has 1; give as many"),
     (["1.jpg"], ["*/*.png"], "2 stars, but .*1.jpg has 1; give as many, or one for the name"),
     (["[]1].jpg"], ["*.png"], "stars stand for in 1.jpg is not clear; use no other"),
+    (["1.jpg", "1.jpg"], ["a.png", "b.png"], "1.jpg: named twice, with a.png and b.png"),
     (["*.tif"], ["*.png"], r"\*.tif: no file matches that pattern; check --image"),
     (["*.jpg"], ["*_mask.png"], "1.jpg: its label 1_mask.png is missing; check --label"),
 ])

@@ -1,8 +1,10 @@
 """The GSD of scenes, and rasters on other grids, against GDAL and published figures."""
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
@@ -12,6 +14,7 @@ from utils.classes import DEFAULT_TABLE, read_classes
 from utils.data.pixel_size import Resample, common_gsd, gsd_of, pixel_metres
 from utils.data.image import Image
 from utils.data.label import Label
+from utils.data.polygons import LabelOptions
 from utils.data.rasters import Raster
 from utils.data.scenes import Scene, read_scene, write_png
 
@@ -86,6 +89,20 @@ def test_a_png_is_seen_as_the_same_pixels_in_a_geotiff(tmp_path, factor):
         one, other = (view.read(0, 0, view.height, view.width).astype(int) for view in views)
     assert one.shape == (round(121 * factor), round(90 * factor), 3)
     assert np.abs(one - other).max() <= 1
+
+
+def test_polygons_in_pixels_lie_alike_on_a_png_and_a_geotiff(tmp_path, table):
+    samples = random_samples(100, 80)
+    write_png(str(tmp_path / "a.png"), np.moveaxis(samples, 0, -1))
+    write(tmp_path / "a.tif", samples)
+    pyogrio.raw.write(str(tmp_path / "a.gpkg"), shapely.to_wkb(np.array([
+        shapely.box(40, 60, 70, 90)])), [np.array([2])], ["id"], geometry_type="Polygon")
+    for name in ("a.png", "a.tif"):
+        ids = read_scene(Scene("a", str(tmp_path / name), str(tmp_path / "a.gpkg")), table,
+                         options=LabelOptions("id", "0"), resample=Resample(factor=.5))[1]
+        expected = np.zeros((50, 40), np.uint8)
+        expected[30:45, 20:35] = 2
+        np.testing.assert_array_equal(ids, expected)
 
 
 def test_16_bits_are_averaged_before_they_are_stretched(tmp_path):

@@ -11,7 +11,7 @@ from utils.classes import colour_map, read_classes
 from utils.data.gdal_files import is_gdal_error
 from utils.data.image import MEAN_PIXEL, Image
 from utils.data.label import Label
-from utils.data.scenes import write_png
+from utils.data.scenes import common_stretch, write_png
 
 
 @pytest.fixture(name="table", scope="module")
@@ -113,6 +113,25 @@ def test_a_stretch_takes_percentiles_of_what_is_data_to_black_and_white(tmp_path
     with Image(path, stretch=[(0, 10000)] * 3) as image:
         expected = samples[:, 200:] / 10000 * 255
         np.testing.assert_allclose(_whole(image)[200:], np.moveaxis(expected, 0, -1), atol=.51)
+
+
+def test_a_scene_with_hardly_any_data_does_not_spoil_the_common_stretch(tmp_path):
+    random, paths = np.random.default_rng(0), []
+    for name, valid in (("a", 40000), ("b", 160000), ("empty", 0), ("edge", 6)):
+        side = 400 if name == "b" else 200
+        samples = random.integers(1000, 3000, (3, side, side)).astype(np.uint16)
+        samples.reshape(3, -1)[:, valid:] = 0
+        samples.reshape(3, -1)[:, :valid] += 1000 * (name == "b")
+        paths.append(str(tmp_path / f"{name}.tif"))
+        with rasterio.open(paths[-1], "w", driver="GTiff", count=3, height=side, width=side,
+                           dtype="uint16", nodata=0) as dataset:
+            dataset.write(samples)
+    # a is even from 1000 to 3000, b from 2000 to 4000, with the same say.
+    for used in (paths[:2], paths[:3], paths):
+        np.testing.assert_allclose(common_stretch(used, (1, 2, 3)), [(1080, 3920)] * 3, atol=15)
+    alone = common_stretch(paths[3:], (1, 2, 3))
+    assert all(1000 <= low < high < 3000 for low, high in alone)
+    assert common_stretch(paths[2:3], (1, 2, 3)) == [(0, 1)] * 3
 
 
 def test_a_stretch_is_estimated_from_overviews_or_a_sample(tmp_path):

@@ -131,6 +131,15 @@ def test_noted_bands_are_read_again_or_refused_by_file(tmp_path):
             read_bands(folder)
 
 
+def test_tiles_are_not_written_where_they_could_not_be_put_in_place(tmp_path, small_disk):
+    (tmp_path / "train").symlink_to(small_disk)
+    (tmp_path / TRAINING_LIST).touch()
+    with pytest.raises(OSError, match=f"{tmp_path}/train: on another disk than {tmp_path}"):
+        with tile_writer.replacing_tile_set(str(tmp_path)):
+            raise AssertionError("nothing may be written")
+    assert {path.name for path in tmp_path.iterdir()} == {"train", TRAINING_LIST, "disk"}
+
+
 def test_tiles_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     sample = [(noise, np.zeros((64, 64), np.uint8))]  # 12.3 kB and less than a block: 4 + 1 blocks

@@ -254,6 +254,14 @@ def test_averages_of_two_devices_are_saved_as_the_best(dataset):
     assert (average != newest.get_tensor(name)).any()
 
 
+def test_a_run_does_not_go_on_with_one_tile_on_each_of_more_devices(dataset):
+    flags = train_flags(dataset, "--run", "split", "--batch_size", 2, "--steps", 2)
+    end(start(__file__, "train", *flags, "--devices", 1))
+    _, errors = end(start(__file__, "train", *flags, "--devices", 2), 2)
+    assert "one tile on each device" in errors and "fewer --devices" in errors
+    assert errors.count("\n") == 1
+
+
 def test_a_tile_that_was_lost_is_named_in_one_line(dataset, tmp_path):
     shutil.copytree(dataset / "train", tmp_path / "train")
     for name in ("path_list.csv", "validation_list.csv"):

@@ -32,6 +32,12 @@ def area_by_proj(crs, transform, height, width):
     ("EPSG:4326", Affine(1e-4, 0, 8.5, 0, 1e-4, 47.4)),  # south up
     ("EPSG:3857", from_origin(950000, 6000000, 10, 10)),
     ("EPSG:3857", Affine(10, 4, 950000, 4, -10, 8000000)),
+    # Web Mercator by other names, and the one of the ellipsoid.
+    ("EPSG:900913", from_origin(950000, 8400000, 10, 10)),
+    ("ESRI:102113", from_origin(950000, -8400000, 10, 10)),
+    ("EPSG:3857+5773", from_origin(-19950000, 8400000, 10, 10)),
+    ("EPSG:3395", from_origin(950000, 8400000, 10, 10)),
+    ("EPSG:3832", Affine(10, 4, 950000, 4, -10, 8000000)),
 ])
 def test_pixels_are_measured_on_the_ellipsoid(crs, transform):
     place = {"crs": CRS.from_user_input(crs), "transform": transform}

@@ -110,6 +110,14 @@ def test_a_checkpoint_of_another_model_is_refused_by_variable(logs):
         restored(run, BEST, extra="aspp/weights")
 
 
+@pytest.mark.parametrize("which", [LATEST, BEST])
+def test_a_run_that_was_moved_to_a_name_with_a_bracket_says_so(logs, which):
+    save_run(logs, [1])
+    os.rename(logs, f"{logs} [old]")
+    with pytest.raises(ValueError, match="old.*: TensorFlow reads no checkpoint .*rename the"):
+        restored(f"{logs} [old]", which)
+
+
 @pytest.mark.parametrize("part", [".data-00000-of-00001", ".index"])
 @pytest.mark.parametrize("which", [LATEST, BEST])
 def test_a_truncated_checkpoint_is_named(logs, part, which):

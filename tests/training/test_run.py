@@ -16,8 +16,8 @@ from utils.data.pixel_size import Resample
 from utils.cli import stop_event
 from utils.training.checkpoints import BEST, LATEST
 from utils.training.run import (ENVIRONMENT, SCORE, SETTINGS, BestScore, RunSettings, append_start,
-                                check_same_settings, check_writable, find_run, read_starts,
-                                recipe_of, settings_to_resume)
+                                check_same_settings, check_writable, find_run, held_run,
+                                read_starts, recipe_of, settings_to_resume)
 
 CLASSES = [{"name": "land", "colour": "#00ff00"}, {"name": "sea", "colour": "#0000ff"}]
 PLAIN = {"model": {"num_classes": 2}, "tile_size": 64, "classes": CLASSES}
@@ -232,6 +232,13 @@ def test_a_run_that_could_not_be_written_is_named_before_anything_else(tmp_path,
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(OSError, match="disk/a: a run cannot be written there .*Read-only"):
         check_writable(str(small_disk / "a"))
+
+
+def test_a_run_whose_checkpoints_could_not_be_read_is_not_begun(tmp_path):
+    with pytest.raises(ValueError, match=r"roads\[v2\]: TensorFlow reads no checkpoint where"):
+        with held_run(str(tmp_path), "roads[v2]", True):
+            raise AssertionError("nothing may be written")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_first_signal_asks_to_stop_and_the_second_ends():

@@ -23,6 +23,8 @@ READ_BY_WINDOW = ("GTiff", "JP2OpenJPEG", "HFA", "NITF")
 PICTURES = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PNM")
 # A list of other files, of any format and place: opened where the file's name says so.
 BY_NAME_ONLY = "VRT"
+# The `georeference` of a file that says nothing: its coordinates are columns and rows.
+UNPLACED = {"crs": None, "transform": Affine.identity()}
 # {extension: format} of the files that are scenes.
 EXTENSIONS = {f".{extension}": driver for extension, driver in raster_driver_extensions().items()
               if driver in (*READ_BY_WINDOW, *PICTURES, BY_NAME_ONLY)}
@@ -58,7 +60,7 @@ def georeference(dataset):
 
 def scaled(found, rows, columns):
     """A `georeference` on a grid whose pixels are `rows` x `columns` of the other; without RPCs."""
-    scaled = {"crs": found.get("crs")} if found else {}
+    scaled = {"crs": found.get("crs")}
     if "gcps" in found:
         scaled["gcps"] = [GroundControlPoint(p.row / rows, p.col / columns, p.x, p.y, p.z, p.id,
                                              p.info) for p in found["gcps"]]

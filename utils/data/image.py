@@ -35,11 +35,6 @@ class Image(Raster):
         self._palette = self.palette()
         if self._palette is not None:
             self.bands, self.dtype = len(RGB), np.dtype(np.uint8)
-        elif self.reads_windows and self.dtype == np.uint8:
-            if self.bits < 8:
-                white = 2 ** self.bits - 1
-                levels = np.minimum(np.arange(256), white) * (255 / white)
-                self._levels = np.rint(levels).astype(np.uint8)
         if not self.reads_windows and max(bands) > len(RGB):
             raise ValueError(f"{path}: there is no band {max(bands)}; a PNG or JPEG has red, green "
                              "and blue at most, so other --bands need a GeoTIFF")
@@ -49,6 +44,14 @@ class Image(Raster):
                 advice = ("a scene needs three bands (red, green, blue); say which with --bands, "
                           f"as in --bands {'1 1 1' if self.bands < 3 else '3 2 1'}")
             raise ValueError(f"{path}: {self.bands} band(s) of {self.dtype}; {advice}")
+        if self._palette is None and self.reads_windows:
+            self._find_type(self.chosen_bands)
+        if self._palette is None and self.dtype == np.uint8 and self.bits < 8:
+            white = 2 ** self.bits - 1
+            levels = np.minimum(np.arange(256), white) * (255 / white)
+            self._levels = np.rint(levels).astype(np.uint8)
+            if not self.reads_windows:
+                self._pixels = self._levels[self._pixels]
         if self.dtype.kind not in "uif":
             raise ValueError(f"{path}: samples of {self.dtype}; a scene holds whole or real "
                              "numbers")

@@ -5,8 +5,9 @@ import contextlib
 import numpy as np
 import rasterio
 import rasterio.warp
+from rasterio.enums import MaskFlags
 
-from utils.classes import decode_colours, decode_values
+from utils.classes import IGNORE, decode_colours, decode_values
 from utils.data.gdal_files import ground_of
 from utils.data.rasters import RGB, Raster, strips
 from utils.data.resampling import resampled_label
@@ -18,13 +19,16 @@ SHIFT_ALLOWED = 0.1
 class Label(Raster):
     """A label open for reading as class ids; table: the ClassTable that it follows.
 
-    by_colours: whether its palette's colours decide, and not the values; None finds out. Where the
-    label's own nodata value, or its colour, is not in the table, it is ignored.
+    by_colours: whether its palette's colours decide, and not the values; None finds out. Ignored is
+    what a mask or alpha of its own leaves out, and its nodata value where that, or its colour, is
+    not in the table.
     """
 
     def __init__(self, path, table, by_colours=None):
         super().__init__(path)
         self._table = table
+        if self.reads_windows and self.bands >= len(RGB):
+            self._find_type(RGB)
         if self.bands > 1 and (self.dtype != np.uint8 or self.bands < 3):
             raise ValueError(f"{path}: {self.bands} bands of {self.dtype}; a label has one band of "
                              "class ids or three of 8-bit colours")
@@ -36,8 +40,11 @@ class Label(Raster):
         if palette is not None and self.bits == 1 and (
                 sorted(palette[:2].tolist()) == [[0] * 3, [255] * 3]):
             palette = None  # GDAL's own for all samples of one bit, which are ids here
-        nodata = self._dataset.nodata if self.reads_windows else None
-        self._has_nodata = nodata is not None and (
+        nodata, self._masked = None, self.bands == 4  # of a picture, the last one is alpha
+        if self.reads_windows:
+            nodata = self._dataset.nodata
+            self._masked = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]
+        self._has_nodata = self._masked or nodata is not None and (
             self.bands > 1 or palette is not None or nodata not in self._table.ids_of_values)
         if palette is not None and by_colours is None:
             by_colours = self._knows_colours(palette)
@@ -69,12 +76,13 @@ class Label(Raster):
         not in the table."""
         window = top, left, height, width
         nodata = ~self.has_data(*window) if self._has_nodata else None
-        if self.bands >= 3:
-            return decode_colours(self.samples(*window, RGB), self._table, self.path, nodata)
-        pixels = self.samples(*window, (1,))[..., 0]
+        pixels = self.samples(*window, RGB if self.bands >= 3 else (1,))
         if self._palette is not None:
-            return decode_colours(self._palette[pixels], self._table, self.path, nodata)
-        return decode_values(pixels, self._table, self.path, nodata)
+            pixels = self._palette[pixels[..., 0]]
+        decode, pixels = ((decode_colours, pixels) if pixels.shape[2] > 1
+                          else (decode_values, pixels[..., 0]))
+        ids = decode(pixels, self._table, self.path, nodata)
+        return np.where(nodata, np.uint8(IGNORE), ids) if self._masked else ids
 
 
 def check_same_place(raster, other):

@@ -27,7 +27,7 @@ from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning  # noqa
 from rasterio.windows import Window  # noqa: E402
 
 from utils.data.gdal_files import (BY_NAME_ONLY, PICTURES, format_by_name,  # noqa: E402
-                                   georeference, is_gdal_error, is_georeferenced,
+                                   UNPLACED, georeference, is_gdal_error, is_georeferenced,
                                    open_dataset, scaled)
 from utils.data.resampling import resize_samples, resize_with_alpha  # noqa: E402
 from utils.files import check_plain  # noqa: E402
@@ -48,8 +48,9 @@ STRIP_PIXELS = 1 << 22
 class Raster:
     """A raster open for reading; any thread may read. Use it in a `with` statement.
 
-    height, width: pixels. bands: their number. dtype: of the samples. reads_windows: whether a
-    window is read from disk, as of a TIFF and all of READ_BY_WINDOW; else all pixels are in memory.
+    height, width: pixels. bands: their number. dtype: of the samples, of all bands or of the first.
+    bits: of a sample as it is stored. reads_windows: whether a window is read from disk, as of a
+    TIFF and all of READ_BY_WINDOW; else all pixels are in memory.
     Raises OSError where the file cannot be opened and ValueError where it is damaged or no image.
     """
 
@@ -68,16 +69,20 @@ class Raster:
                 self._dataset.height, self._dataset.width, self._dataset.count)
             if not self.bands:
                 raise _broken(path)
-            self.dtype = self._dtype()
+            self._find_type((1,))
             # A file that was cut off lacks its end: better noticed now than after hours.
             self.samples(self.height - 1, self.width - 1, 1, 1, (1,))
         else:
+            bits = _stored_bits(self._dataset)
             self._dataset.close()
             if not is_georeferenced(self._georeference):
                 self._georeference = {}
             self._pixels = _decode(path)
             self.height, self.width, self.bands = self._pixels.shape
-            self.dtype = self._pixels.dtype
+            self.dtype, self.bits = self._pixels.dtype, 8 * self._pixels.itemsize
+            if bits and self.bands == 1:  # OpenCV scaled them to 8
+                self.bits = bits
+                self._pixels = self._pixels // np.uint8(255 // (2 ** bits - 1))
 
     def resampled(self, height, width):
         """The raster on a grid of `height` x `width` pixels over the same ground: a view that reads
@@ -87,20 +92,25 @@ class Raster:
             return self
         view = copy.copy(self)
         view.height, view.width = height, width
-        view._georeference = scaled(self._georeference, self.height / height, self.width / width)
+        view._georeference = scaled(self._georeference or UNPLACED, self.height / height,
+                                    self.width / width)
         if not self.reads_windows:
             resize = resize_with_alpha if self.bands in (2, 4) else resize_samples
             view._pixels = resize(self._pixels, height, width)
         return view
 
-    def _dtype(self):
-        """That of the samples, for numpy."""
-        name = self._dataset.dtypes[0]
+    def _find_type(self, bands):
+        """Sets dtype and bits to those of these bands of a file that is read by window."""
+        names = sorted({self._dataset.dtypes[band - 1] for band in bands})
+        if len(names) > 1:
+            raise ValueError(f"{self.path}: bands {' '.join(map(str, bands))} have samples of "
+                             f"{' and '.join(names)}; choose bands of one type with --bands")
         try:
-            return np.dtype(name)
+            self.dtype = np.dtype(names[0])
         except TypeError:  # complex_int16
-            raise ValueError(f"{self.path}: samples of {name}; convert them to whole or real "
+            raise ValueError(f"{self.path}: samples of {names[0]}; convert them to whole or real "
                              "numbers") from None
+        self.bits = _stored_bits(self._dataset, bands[0]) or 8 * self.dtype.itemsize
 
     def __enter__(self):
         return self
@@ -145,14 +155,6 @@ class Raster:
         rows, columns = self._dataset.height / self.height, self._dataset.width / self.width
         return {"window": Window(left * columns, top * rows, width * columns, height * rows),
                 "resampling": Resampling.average if rows * columns > 1 else Resampling.bilinear}
-
-    @property
-    def bits(self):
-        """Of a sample as it is stored, if GDAL says so; otherwise of its type."""
-        told = ""
-        if self.reads_windows:
-            told = self._dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "")
-        return int(told) if re.fullmatch("[1-9]|[1-6][0-9]", told) else 8 * self.dtype.itemsize
 
     def palette(self):
         """RGB uint8 [values, 3] of a band with a colour table, for all values of its type, or None.
@@ -203,6 +205,12 @@ class Raster:
                 raise
             raise (reading_failed(self.path, error) if is_remote(self.path)
                    else _broken(self.path)) from None
+
+
+def _stored_bits(dataset, band=1):
+    """Of a sample in the file, if GDAL says so and they are not those of its type, or None."""
+    told = dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", "")
+    return int(told) if re.fullmatch("[1-9]|[1-6][0-9]", told) else None
 
 
 def strips(height, width, multiple=None):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from utils.cli import TEST_SCENE, plain_parser, run_script
 from utils.data.scenes import Scene, choose_scenes, find_scenes, paired_files, partner_of
-from utils.files import check_plain, write_text
+from utils.files import check_plain, relative_path, write_text
 
 SPLITS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
 COLUMNS = ["name", "image", "label", "split"]
@@ -179,11 +179,8 @@ def write_scene_table(path, scenes, folder=None):
     the table's own."""
     folder = folder or os.path.dirname(path) or os.curdir
 
-    def relative(file):
-        return os.path.relpath(file, folder).replace(os.sep, "/") if file else ""
-
-    rows = pd.DataFrame([(scene.name, relative(scene.image_path), relative(scene.label_path),
-                          scene.split) for scene in scenes], columns=COLUMNS)
+    rows = pd.DataFrame([(scene.name, *(path and relative_path(path, folder) for path in (
+        scene.image_path, scene.label_path)), scene.split) for scene in scenes], columns=COLUMNS)
     write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 

@@ -18,6 +18,8 @@ from utils.data.rasters import RGB
 from utils.data.remote import file_name, is_remote
 
 LABEL_SUFFIX = "_class"
+# Of a scene, to know its percentiles by.
+ENOUGH_SAMPLES = 10_000
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
 
 
@@ -122,7 +124,10 @@ def paired_files(names, partners, flags, left_out=lambda path: False):
             raise ValueError(f"{partner}: one file of {flags[1]} for the {len(paths)} of {name}; "
                              "put a star where their names differ, and quote it")
         for path in paths:
-            pairs.setdefault(path, partner and partner_of(path, name, partner))
+            other = partner and partner_of(path, name, partner)
+            if pairs.setdefault(path, other) != other:
+                raise ValueError(f"{path}: named twice, with {pairs[path]} and {other}; give it "
+                                 "once a call")
     return pairs
 
 
@@ -182,7 +187,7 @@ def _check_depth(image, bands):
     if not bands and image.dtype != np.uint8:
         raise ValueError(f"{image.path}: {image.bands} band(s) of {image.dtype}; a scene needs "
                          "three bands (red, green, blue) of 8 bits, so convert it first or, of a "
-                         "GeoTIFF, name three with --bands")
+                         "GeoTIFF, name those to use with --bands")
 
 
 def read_label(path, table):
@@ -214,7 +219,8 @@ def open_scene(scene, table, bands=None, stretch=None, options=LabelOptions(), r
 
 
 def common_stretch(paths, bands):
-    """One stretch for all scenes at `paths`, each with the same say; None if all are of 8 bits."""
+    """One stretch for all scenes at `paths`, each with the same say, but for those of which fewer
+    than ENOUGH_SAMPLES are data; None if all are of 8 bits."""
     samples = []
     for path in paths:
         with Image(path, bands) as image:
@@ -222,7 +228,9 @@ def common_stretch(paths, bands):
                 samples.append(image.sampled_data())
     if not samples:
         return None
-    shortest = max(1, min(map(len, samples)))
+    counts = [len(part) for part in samples]
+    shortest = max(1, min((count for count in counts if count >= ENOUGH_SAMPLES),
+                          default=max(counts)))
     return percentile_stretch(np.concatenate(
         [part[::max(1, len(part) // shortest)] for part in samples]))
 

@@ -14,7 +14,7 @@ from utils.data.rasters import RGB
 from utils.data.scenes import encode_png
 from utils.data.tiles import (BANDS, FOLDERS, FREQUENCIES, LABELS, LISTS, TRAINING_LIST,
                               VALIDATION_LIST)
-from utils.files import remedy, remove_unfinished, replace_set, write_bytes
+from utils.files import relative_path, remedy, remove_unfinished, replace_set, write_bytes
 
 COLUMNS = ["image", "label", "scene", "row", "column", "augmentations"]
 UNFINISHED = ".partial-tiles-"
@@ -25,6 +25,7 @@ BLOCK = 4096  # bytes; most disks give a file whole blocks
 def replacing_tile_set(folder):
     """Gives a new folder to write a tile set to, which replaces the one in `folder` if all went
     well; else that stays as it is. Raises OSError."""
+    _check_one_disk(folder)
     remove_unfinished(folder, UNFINISHED)
     new = os.path.join(folder, f"{UNFINISHED}{os.getpid()}")
     try:
@@ -40,6 +41,15 @@ def replacing_tile_set(folder):
                       "choose fewer --tiles or another --dataset") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_one_disk(folder):
+    """Raises OSError where folders of the old tiles lie on another disk than `folder`, to which new
+    ones cannot be renamed."""
+    for place in {os.path.dirname(os.path.join(folder, name)) for name in FOLDERS}:
+        if os.path.exists(place) and os.stat(place).st_dev != os.stat(folder).st_dev:
+            raise OSError(f"{place}: on another disk than {folder}, by a link or a mount; link all "
+                          "of --dataset there, or choose another")
 
 
 def check_free_space(folder, count, sample):
@@ -112,6 +122,6 @@ def encode_tile(image):
 
 def write_label_options(folder, options, dataset):
     """Notes LabelOptions in `folder`, the area's path relative to `dataset`, where that will be."""
-    aoi = options.aoi and os.path.relpath(options.aoi, dataset).replace(os.sep, "/")
+    aoi = options.aoi and relative_path(options.aoi, dataset)
     values = dataclasses.asdict(options) | {"aoi": aoi}
     write_bytes(os.path.join(folder, LABELS), json.dumps(values).encode() + b"\n")

@@ -41,7 +41,8 @@ def check_batch_norm(devices, batch_size, sync):
     sync: whether the statistics are those of all devices' images.
     """
     if batch_size == 1 or batch_size == devices.count and not sync:
-        whole = "or take --sync_batch_norm" if devices.count > 1 else "of smaller crops if need be"
+        whole = ("by fewer --devices too, or take --sync_batch_norm" if devices.count > 1
+                 else "of smaller crops if need be")
         raise ValueError(f"--batch_size {batch_size}: one tile on each device, of which batch norm "
                          f"can take no statistics; give each two or more, {whole}")
 

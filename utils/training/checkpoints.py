@@ -133,6 +133,14 @@ class Checkpoints:
                     os.remove(path)
 
 
+def check_readable_name(path):
+    """Raises ValueError where TensorFlow could not read a checkpoint in `path`: for it a bracket
+    begins a pattern, also where it is a name."""
+    if "[" in path:
+        raise ValueError(f"{path}: TensorFlow reads no checkpoint where a name holds a bracket; "
+                         "rename the folder, or choose another name")
+
+
 class DamagedCheckpoint(ValueError):
     """A checkpoint that cannot be read."""
 
@@ -199,6 +207,7 @@ def _restore(session, path, variables, saver):
 @contextlib.contextmanager
 def _damage_named(path):
     """TensorFlow's errors while reading checkpoint `path` as a DamagedCheckpoint that names it."""
+    check_readable_name(path)
     try:
         yield
     except tf.errors.OpError as error:

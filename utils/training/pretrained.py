@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf2
 import tensorflow.compat.v1 as tf
 
-from utils.training.checkpoints import BEST, LATEST, Checkpoints, model_variables
+from utils.training.checkpoints import (BEST, LATEST, Checkpoints, check_readable_name,
+                                        model_variables)
 from utils.training.download import fetch_checkpoint
 from utils.training.ema import average_name
 from utils.training.run import SETTINGS, RunSettings, is_run
@@ -66,6 +67,7 @@ def origin_of(pretrained, backbone="resnet_v2_50"):
         if pretrained != "imagenet" and not os.path.isfile(pretrained):
             raise FileNotFoundError(f"{pretrained}: no such file; {EXPECTED}")
         return KERAS
+    check_readable_name(pretrained)
     if os.path.isdir(pretrained) or not tf.train.checkpoint_exists(pretrained):
         what = (f"a folder, but no run (no {SETTINGS})" if os.path.isdir(pretrained)
                 else "no checkpoint there")

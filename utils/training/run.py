@@ -21,7 +21,7 @@ from utils.data.pixel_size import Resample
 from utils.data.rasters import RGB
 from utils.data.scene_table import named
 from utils.locks import locked
-from utils.training.checkpoints import BEST, LATEST, Checkpoints
+from utils.training.checkpoints import BEST, LATEST, Checkpoints, check_readable_name
 from utils.training.settings_fields import FIELDS
 
 SETTINGS, ENVIRONMENT, SCORE = "settings.json", "environment.json", "score.json"
@@ -219,6 +219,7 @@ def held_run(logs, name, is_chief):
     """Gives the folder of run `name`, to write to. Of its hosts the chief holds its lock. Raises
     ValueError, OSError."""
     run = run_folder(logs, name)
+    check_readable_name(run)
     check_writable(run)
     with contextlib.ExitStack() as stack:
         if is_chief:
