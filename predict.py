@@ -146,7 +146,7 @@ def main(arguments=None, open_predictors=open_predictors):
     unlabelled = [scene.image_path for scene in scenes if not scene.label_path]
     if args.compare and unlabelled:
         raise ValueError(f"{unlabelled[0]}: --compare needs a label; give it with --label")
-    check_output_folder(args.out, scenes)
+    check_output_folder(args.out, scenes, reading.aoi)
     part = scenes[args.part[0] - 1::args.part[1]]
     paths = {scene: output_paths(args.out, form, scene) for scene in part}
     complete = set() if args.compare or args.overwrite else find_complete(paths)
@@ -185,7 +185,7 @@ def main(arguments=None, open_predictors=open_predictors):
                     else:
                         strips = predict_classes(image, predictors[0], options)
                         scored[scene.name] = map_scene(image, label, strips, table, paths[scene],
-                                                       source | input_tags(image), form,
+                                                       source | input_tags(image, args.out), form,
                                                        brief=len(todo) > SCENES_IN_DETAIL)
             except Exception as error:
                 if predictors == ():
@@ -212,7 +212,7 @@ def map_scene(image, label, strips, table, paths, tags, form, brief=False):
     its SceneScore.
 
     image, label: open Image and Label or None. strips: of `predict_classes`. paths: of `map_paths`.
-    tags: for the GeoTIFFs, with run and step. form: MapForm. brief: tells one line, without tables.
+    tags: for the map files, with run and step. form: MapForm. brief: one line, without tables.
     """
     matrix, areas = np.zeros((len(table), len(table)), np.int64), ClassAreas(image, table)
     started = time.perf_counter()

@@ -59,7 +59,7 @@ def map_with_stand_in(path, folder):
         brightness = tf.reduce_mean(tf.cast(images, tf.float32), -1, keepdims=True) / 255
         centres = (tf.range(len(table), dtype=tf.float32) + 0.5) / len(table)
         probabilities = tf.nn.softmax(-tf.square(10 * (brightness - centres)))
-        paths = map_paths(folder, "scene", reads_windows=True)
+        paths = map_paths(folder, "scene", to_geotiff=True)
         with writing_map(paths, image, table, {}) as write, contextlib.closing(predict_classes(
                 image, lambda batch: session.run(probabilities, {images: batch}),
                 options)) as strips:

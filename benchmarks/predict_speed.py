@@ -57,7 +57,7 @@ def map_like_original(path, predict, window, folder):
 def map_like_predict(path, predict, options, table, folder):
     """(b), (c): what predict.py does with one scene. Returns the class map uint8."""
     with Image(path) as image:
-        paths = map_paths(folder, "scene", reads_windows=True)
+        paths = map_paths(folder, "scene", to_geotiff=True)
         with writing_map(paths, image, table, {}) as write:
             parts = [classes for _, classes in write(predict_classes(image, predict, options))]
     return np.concatenate(parts)

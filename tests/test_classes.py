@@ -43,6 +43,7 @@ def test_the_repository_s_own_table_is_good(repository):
     ("id,name,colour\n0,a,#000000\n1,,#111111\n", "empty field"),
     ("id,name,colour\n0,a,#000000\n1,b,\n", "empty field"),
     ("id,name,colour\n0,a,#000000\n1,a,#111111\n", "name occurs twice"),
+    ("id,name,colour\n0.0,a,#000000\n1.0,b,#111111\n1.0,c,#222222\n", "called b and c"),
     ("id,name,colour\n0,a,#00aa00\n1,b,#00AA00\n", "#00aa00 is used twice"),
     ("id,name,colour\n0,a,#000000\n1,b,#ff00ff\n255,none,#ff00ff\n", "#ff00ff is used twice"),
     ("id,name,colour,value\n0,a,#000000,1\n1,b,#ff00ff,2 1\n", "value 1 is used twice"),

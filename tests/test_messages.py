@@ -43,9 +43,11 @@ def test_a_help_shows_examples_groups_and_no_default_that_is_none(module):
     (train, "--momentum .8", "--momentum has no effect unless --optimizer is momentum"),
     (preprocess, "--gamma_range 1 2 --no_augment", "--gamma_range has no effect where --gamma is 0"),
     (predict, "--image a.png --test_scene 5", "--test_scene has no effect with --image"),
-    (predict, "--overlap 0 --blend uniform", "--blend has no effect where --overlap is 0"),
+    (predict, "--export a --overlap .3", "--overlap has no effect with --export"),
     (predict, "--export a --out b", "--out has no effect with --export"),
-    (predict, "--compare --probabilities", "--probabilities has no effect with ")])
+    (predict, "--compare --probabilities", "--probabilities has no effect with "),
+    (predict, "--compare --min_area 20px", "--min_area has no effect with --export, "),
+    (predict, "--export_onnx a --cog", "--cog has no effect with ")])
 def test_a_flag_without_effect_is_told(capsys, script, flags, line):
     script.parse_arguments(flags.split())
     assert capsys.readouterr().out.startswith(f"warning: {line}")
@@ -55,6 +57,7 @@ def test_a_flag_without_effect_is_told(capsys, script, flags, line):
     (train, "--colour_jitter .3 --augment_online --focal_gamma 3 --loss focal --power 1 --schedule "
      "poly --momentum .8 --optimizer momentum"),
     (preprocess, "--gamma_range 1 2 --origin a"), (predict, "--test_scene 5 --blend uniform"),
+    (predict, "--overlap 0 --blend uniform"),  # the last window of a row overlaps all the same
     (predict, "--seed 3 --image a --probabilities")])
 def test_a_flag_with_its_effect_is_not(capsys, script, flags):
     script.parse_arguments(flags.split())
@@ -115,9 +118,10 @@ def test_what_memory_surely_cannot_hold_is_refused_before_it_is_asked_for():
     with pytest.raises(MemoryError, match="100000 images of 256 x 256 pixels at once take .* this "
                                           "machine has .*; lower --batch_size$"):
         check_memory(config, 10 ** 5, 256, False, "lower --batch_size")
-    with pytest.raises(MemoryError, match="400000 images of 256 .* lower --batch_size or --window"):
+    with pytest.raises(MemoryError, match="400000 images of 384 .* lower --batch_size, --window or"):
         with open_predictors("none", config, "float32",
-                             [InferenceOptions(256, batch_size=100000, rotations=4)]):
+                             [InferenceOptions(256, batch_size=100000, rotations=4,
+                                               scales=(1, 1.5))]):
             pass
 
 

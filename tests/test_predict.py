@@ -204,6 +204,7 @@ def test_held_out_scene_is_found(scene, tmp_path, capsys):
     with pytest.raises(ValueError, match="no scene 7; there are 5"):
         found("--origin", folder, test_scene="7")  # what the run held out
     assert found("--origin", folder, "--test_scene", 5, test_scene="7").image_path == scene[0]
+    assert found("--origin", folder, "--test_scene", "[5-9]*").image_path == scene[0]
     dataset = tmp_path / "dataset"
     with pytest.raises(FileNotFoundError, match="dataset/origin: no scenes there.*demo_scenes"):
         found("--dataset", dataset)

@@ -172,6 +172,17 @@ def test_a_failed_scene_is_named_and_left_out(call, tiles, capsys):
     _check(_read(out)[1], *_valid(tiles, out))
 
 
+def test_where_all_fail_the_scores_of_before_stay(call, tiles, capsys):
+    _, out = call(*_flags(tiles))
+    before = {name: (out / name).read_bytes() for name in ("scores.csv", "scores_by_scene.csv")}
+    for number in NUMBERS:
+        path = tiles / f"{number}_sat.png"
+        path.write_bytes(path.read_bytes()[:900])
+    assert call(*_flags(tiles), "--overwrite")[0] == 2
+    assert "pooled over the valid pixels of 0 of 3 scenes" in capsys.readouterr().out
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
 def test_each_part_pools_its_own_and_the_call_without_part_all(call, tiles, capsys):
     for part, numbers in ((1, (1, 3)), (2, (2,))):
         _, out = call(*_flags(tiles), "--part", f"{part}/2")

@@ -131,9 +131,9 @@ def read_classes(path=DEFAULT_TABLE):
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: a name occurs twice: {list(names)}")
     renamed = [row for row in table[more].itertuples() if row.id != IGNORE
-               and row.name != names[row.id]]
+               and row.name != names[int(row.id)]]
     if renamed:
-        raise ValueError(f"{path}: id {renamed[0].id} is called {names[renamed[0].id]} and "
+        raise ValueError(f"{path}: id {renamed[0].id} is called {names[int(renamed[0].id)]} and "
                          f"{renamed[0].name}; give it one name")
     try:
         rows = tuple(row for index, found in enumerate(table.itertuples())

@@ -24,12 +24,13 @@ TRAIN = {
     "momentum": _unless("optimizer", "momentum")}
 PREDICT = {
     **dict.fromkeys(("origin", "test_scene"), _with("image")),
-    **dict.fromkeys(("image", "label", "part", "overlap", "blend", "batch_size", "rotations",
-                     "flips", "scales", "out", "overwrite", "probabilities"), _with("export")),
-    "overwrite": (lambda args: args.export or args.compare, "with --export or --compare"),
-    "probabilities": (lambda args: args.export or args.compare, "with --export or --compare"),
-    "blend": (lambda args: args.export or not args.overlap,
-              "where --overlap is 0 (or with --export)")}
+    **dict.fromkeys(("overlap", "blend", "batch_size", "rotations", "flips", "scales"),
+                    _with("export")),
+    **dict.fromkeys(("image", "label", "part", "out"), (
+        lambda args: args.export or args.export_onnx, "with --export or --export_onnx")),
+    **dict.fromkeys(("overwrite", "probabilities", "confidence", "polygons", "min_area", "simplify",
+                     "cog"), (lambda args: args.export or args.export_onnx or args.compare,
+                              "with --export, --export_onnx or --compare"))}
 
 
 def tell_idle_flags(parser, args, idle):

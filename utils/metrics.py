@@ -220,7 +220,7 @@ def main():
             errors.append(error_line(error))
     by_scene, scores = pool(matrices, table)
     print(format_pooled(by_scene, scores) if len(pairs) > 1 else format_scores(scores))
-    if arguments.csv:
+    if arguments.csv and len(errors) < len(pairs):
         write_text(arguments.csv, scores.to_csv())
         if len(pairs) > 1:
             stem, extension = os.path.splitext(arguments.csv)

@@ -11,6 +11,7 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform_geom
 
 from predict_stand_in import TABLE
+from utils.classes import ClassTable
 from utils.inference.area_table import ClassAreas, mean_pixel_area, pixel_areas
 
 EQUAL_AREA = "EPSG:6933"  # cylindrical, on the ellipsoid WGS 84
@@ -84,6 +85,15 @@ def test_the_table_counts_every_pixel_once(tmp_path):
         ((classes == number) * by_row[:, None]).sum() for number in (0, 1)], atol=.01)
     np.testing.assert_allclose(table["hectares"], table["area_m2"] / 1e4, atol=1e-6)
     assert areas.format().count("\n") == len(TABLE) + 2 - 1 + 1
+
+
+def test_a_class_may_be_called_all():
+    table = ClassTable(("all", "sea"), np.array([[0, 0, 0], [0, 0, 255]], np.uint8))
+    areas = ClassAreas(SimpleNamespace(georeference=dict), table)
+    areas.add(0, np.array([[0, 0, 0, 1]], np.uint8))
+    frame = areas.frame()
+    assert frame.index.tolist() == ["all", "sea", "all"] and frame.index.name == "class"
+    assert frame["pixels"].tolist() == [3, 1, 4] and frame["share"].tolist() == [.75, .25, 1]
 
 
 def test_without_place_there_are_pixels_only(tmp_path):

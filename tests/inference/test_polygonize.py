@@ -139,6 +139,21 @@ def test_geojson_is_in_degrees_and_areas_are_on_the_ellipsoid(layer):
     assert shapely.bounds(geometries[0])[0] == pytest.approx(55.27, abs=.1)
 
 
+@pytest.mark.parametrize("shape", [(30, 20), (1, 1), (1, 7)])
+def test_more_pixels_than_there_are_leave_one_region(shape):
+    classes = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
+    assert len(np.unique(merge_small_regions(classes, 10 ** 6))) == 1
+
+
+def test_without_crs_polygons_lie_where_the_transform_says(layer):
+    """As of a picture with a world file and nothing else: its map lies there too."""
+    transform = from_origin(500000, 4000000, .5, .5)
+    geometries, fields, meta = layer(np.ones((30, 40), np.uint8), np.ones((30, 40), np.uint8),
+                                     crs=None, transform=transform)
+    assert meta["crs"] is None and "area_m2" not in fields
+    assert shapely.bounds(geometries[0]).tolist() == [500000, 3999985, 500020, 4000000]
+
+
 def test_without_place_polygons_lie_on_the_picture(layer):
     classes = np.ones((6, 4), np.uint8)
     geometries, fields, meta = layer(classes, classes)

@@ -4,6 +4,8 @@ import contextlib
 import glob
 import os
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +20,7 @@ from utils.data.rasters import RGB
 from utils.data.remote import file_name, is_remote
 
 LABEL_SUFFIX = "_class"
+PNG_HEAD = 33  # bytes: the signature and the first chunk, IHDR
 # Of a scene, to know its percentiles by.
 ENOUGH_SAMPLES = 10_000
 WILDCARDS = re.compile(r"(\*\*/|\*|\?|\[[^]]+\])")
@@ -161,15 +164,15 @@ def partner_of(path, pattern, partner):
     return "".join(part + value for part, value in zip(fixed, (*values, "")))
 
 
-def held_out_scene(folders, name):
-    """Scene `name` from the first of `folders` that has it. Raises ValueError, OSError."""
+def scenes_of_folders(folders):
+    """The scenes of all `folders` by name, of several of one name that of the first. Raises
+    ValueError, OSError."""
     scenes = {}
     for folder in reversed(folders):
         with contextlib.suppress(FileNotFoundError):
             scenes.update(find_scenes(folder))
     # With no scene anywhere the first folder's own message says what to do.
-    scenes = scenes or find_scenes(folders[0])
-    return choose_scenes(scenes, [name], " and ".join(folders))[0]
+    return scenes or find_scenes(folders[0])
 
 
 def read_image(path, bands=None, stretch=None):
@@ -256,9 +259,18 @@ def encode_png(pixels, photo=False):
     return data.tobytes()
 
 
-def write_png(path, pixels):
-    """Writes ids uint8 [height, width] or RGB uint8 [height, width, 3], whole or not at all."""
-    write_bytes(path, encode_png(pixels))
+def write_png(path, pixels, texts=None):
+    """Writes ids uint8 [height, width] or RGB uint8 [height, width, 3], whole or not at all. texts:
+    {keyword: text} to note in the file, which GDAL gives as its metadata."""
+    data = encode_png(pixels)
+    chunks = b"".join(_text_chunk(keyword, text) for keyword, text in (texts or {}).items())
+    write_bytes(path, data[:PNG_HEAD] + chunks + data[PNG_HEAD:])
+
+
+def _text_chunk(keyword, text):
+    """An iTXt chunk (PNG specification, 11.3.4.5), not compressed, of no language."""
+    data = b"iTXt" + keyword.encode("latin-1") + bytes(5) + text.encode()
+    return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
 
 
 def _natural(name):

@@ -112,8 +112,8 @@ class ClassAreas:
         where the scene's place is not known)."""
         frame = pd.DataFrame({"pixels": self._pixels, "area_m2": self._areas},
                              index=pd.Index(self._table.names, name="class"))
-        frame.loc["all"] = frame.sum(skipna=False)
-        frame = frame.astype({"pixels": np.int64})
+        total = frame.sum(skipna=False).to_frame("all").T
+        frame = pd.concat([frame, total]).rename_axis("class").astype({"pixels": np.int64})
         frame.insert(1, "share", frame["pixels"] / max(1, frame["pixels"].iloc[-1]))
         frame["hectares"] = frame["area_m2"] / 1e4
         return frame

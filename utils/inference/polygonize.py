@@ -10,6 +10,7 @@ import numpy as np
 import pyogrio
 import shapely
 from rasterio.features import shapes, sieve
+from rasterio.transform import Affine
 
 from utils.classes import IGNORE
 from utils.files import replacing
@@ -28,6 +29,7 @@ def merge_small_regions(classes, pixels):
     with thresholds that double. What stays is small and touches nothing but nodata or others like
     it.
     """
+    pixels = min(pixels, classes.size)  # GDAL takes no more
     valid, threshold = classes != IGNORE, 2
     while threshold < 2 * pixels:
         classes = sieve(classes, min(threshold, pixels), mask=valid, connectivity=4)
@@ -119,8 +121,8 @@ def write_polygons(path, classes, confidence, image, table, tolerance=None):
 
     classes: uint8 [height, width], 255 for nodata. confidence: uint8 [height, width], the winning
     class's probability in PROBABILITY_STEPS. image: open Raster, for its place. tolerance: pixels
-    to simplify by. Without CRS and transform the layer is in columns and minus rows, as GIS show
-    such a picture. GeoJSON is in degrees (RFC 7946). Raises OSError naming `path`.
+    to simplify by. Without a transform the layer is in columns and minus rows, as GIS show such a
+    picture. GeoJSON is in degrees (RFC 7946). Raises OSError naming `path`.
     """
     labels, ids = label_regions(classes)
     georeference = image.georeference()
@@ -129,16 +131,17 @@ def write_polygons(path, classes, confidence, image, table, tolerance=None):
     del labels
     if tolerance:
         polygons = simplify_borders(polygons, tolerance)
-    is_placed = pixel_areas(georeference, [0], 1) is not None
-    crs = georeference["crs"].to_wkt() if is_placed else None
-    a, b, c, d, e, f = georeference["transform"][:6] if is_placed else (1, 0, 0, 0, -1, 0)
+    has_areas = pixel_areas(georeference, [0], 1) is not None
+    crs = georeference["crs"].to_wkt() if has_areas else None
+    transform = georeference.get("transform", Affine.identity())
+    a, b, c, d, e, f = (transform if not transform.is_identity else Affine.scale(1, -1))[:6]
     polygons = shapely.transform(polygons, lambda points: (
         points @ [[a, d], [b, e]] + [c, f]))
     names = np.array(table.names, object)
     fields = {"class_id": ids[numbers].astype(np.int32), "class": names[ids[numbers]],
               "pixels": pixels[numbers], "area_m2": areas[numbers],
               "hectares": areas[numbers] / 1e4, "probability": probabilities[numbers]}
-    if not is_placed:
+    if not has_areas:
         del fields["area_m2"], fields["hectares"]
     is_json = path.endswith(".geojson")
     with replacing(path) as temporary:

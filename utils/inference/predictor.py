@@ -1,6 +1,7 @@
 """A trained run as a function from windows to probabilities, and from scenes to strips."""
 
 import contextlib
+import math
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -24,10 +25,11 @@ def open_predictors(checkpoint, config, precision, all_options):
     each call is one Session call. Raises ValueError for weights that do not fit.
     """
     for options in all_options:
-        # Its turned and mirrored copies are fed to the network at once.
+        # Its turned and mirrored copies are fed to the network at once, its scales in turn.
         copies = turned_copies(options.rotations) * (1 + options.flips)
-        check_memory(config, options.batch_size * copies, options.window, False,
-                     "lower --batch_size or --window")
+        largest = math.ceil(options.window * max(options.scales))
+        check_memory(config, options.batch_size * copies, largest, False,
+                     "lower --batch_size, --window or --scales")
     with tf.Graph().as_default(), tf.Session() as session:
         predictors = [build_predictor(session, config, precision, options)
                       for options in all_options]

@@ -9,7 +9,7 @@ import numpy as np
 from utils.data.scenes import write_png
 from utils.files import write_text
 from utils.inference.visualise import confusion_picture
-from utils.metrics import format_pooled, pool, score_table
+from utils.metrics import format_pooled, pool, pooled_over, score_table
 
 
 class SceneScore(NamedTuple):
@@ -52,8 +52,11 @@ def report_pooled(folder, ending, scene_scores, table):
     """Prints and saves scores by scene and pooled: <folder>/scores_by_scene.csv and scores.csv.
 
     ending: of both names, before '.csv'. scene_scores: {scene: SceneScore, or None for one that
-    failed}.
+    failed}. Where all failed, earlier files stay as they are.
     """
+    if not any(scene_scores.values()):
+        print(f"{pooled_over(len(scene_scores), [*scene_scores])}:")
+        return
     by_scene, scores = pool({name: score and score.matrix for name, score in scene_scores.items()},
                             table)
     for column in ("run", "step"):

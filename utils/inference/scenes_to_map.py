@@ -8,7 +8,7 @@ from utils.data.image import Image, black_warning, is_partly_black, range_warnin
 from utils.data.polygons import open_area, open_label
 from utils.data.rasters import RGB
 from utils.data.scene_table import matching_names
-from utils.data.scenes import held_out_scene, scenes_of
+from utils.data.scenes import choose_scenes, scenes_of, scenes_of_folders
 from utils.data.tiles import held_out_scenes
 
 CHECKED_ROWS = 512  # of a label, at a time
@@ -32,7 +32,8 @@ def find_scenes_to_map(args, settings):
     folders = [args.origin or os.path.join(args.dataset, "origin")]
     if not args.origin:
         folders.append(os.path.join(args.dataset, "test"))
-    return [held_out_scene(folders, name) for name in names]
+    found = scenes_of_folders(folders)
+    return choose_scenes(found, matching_names(names, found), " and ".join(folders))
 
 
 def check_bands(run, settings, bands):

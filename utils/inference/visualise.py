@@ -151,7 +151,7 @@ def strip(image, label, prediction, table, height):
 
     image: RGB uint8 [h, w, 3]. label, prediction: ids uint8 [h, w].
     """
-    size = round(image.shape[1] * height / image.shape[0]), height
+    size = max(1, round(image.shape[1] * height / image.shape[0])), height
     row = side_by_side([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (
         image, colour_map(label, table), colour_map(prediction, table),
         overlay(image, prediction, table))])
