@@ -45,7 +45,7 @@ from utils.training.evaluation import Evaluator, read_held_out
 from utils.training.run import (RunSettings, append_start, check_same_settings, held_run,
                                 new_run_name, recipe_of, settings_to_resume)
 from utils.training.run_list import format_runs
-from utils.training.step_error import step_error
+from utils.training.step_error import starting_together, step_error
 
 
 def parse_arguments(arguments=None):
@@ -262,18 +262,18 @@ def start_or_resume(args, defaults, run, devices):
     with session_on(devices) as session:
         tf.set_random_seed(args.seed)
         graph = build_graph(args, settings, tile_set, devices)
-        latest = latest_checkpoints(run)
-        session.run(tf.global_variables_initializer())
-        step = 0
-        if before:
-            step = latest.restore(session)
-            told = f"resumed at step {step}"
-        else:
-            told = "random weights" if weights is None else pretrained.assign_weights(
-                session, weights, args.backbone, args.pretrained)
-            session.run(graph.start_of_ema)
-        print(f"{run}: {told}")
-        check_alike(devices, session, graph, settings.to_json(), tile_set)
+        latest, step = latest_checkpoints(run), 0
+        with starting_together(devices, run):
+            session.run(tf.global_variables_initializer())
+            if before:
+                step = latest.restore(session)
+                told = f"resumed at step {step}"
+            else:
+                told = "random weights" if weights is None else pretrained.assign_weights(
+                    session, weights, args.backbone, args.pretrained)
+                session.run(graph.start_of_ema)
+            print(f"{run}: {told}")
+            check_alike(devices, session, graph, settings.to_json(), tile_set)
         chief = None
         if devices.is_chief:
             settings.write(run)
@@ -319,10 +319,10 @@ def train(args, session, graph, run, tile_set, devices, chief):
     while step < args.steps and not (asked.is_set() if devices.hosts == 1 else stopped):
         fetches = {name: getattr(graph, name) for name in (
             "update", "loss", "loss_with_decay", "rate", "stops_asked")}
-        if args.histograms and is_evaluated(args, step + 1):
+        if chief and args.histograms and is_evaluated(args, step + 1):
             fetches["histograms"] = graph.histograms
         try:
-            with cluster.closed_if_lost(session, devices.others):
+            with cluster.watched(devices.others, session.close):
                 values = session.run(fetches, {graph.stop_asked: asked.is_set()})
         except tf.errors.OpError as error:
             kept = chief.kept if chief else "the chief keeps its last checkpoint"

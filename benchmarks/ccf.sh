@@ -23,7 +23,7 @@ for name in 1 2 3 4 5; do
 done
 mkdir -p "$WORK"
 # The scripts inherit the lock, so one that outlives this script keeps it.
-exec 9> "$WORK/.lock"
+exec 9> "$WORK/.ccf.lock"  # not .lock, which preprocess.py takes
 flock -n 9 || { echo "ccf.sh: error: $WORK: this protocol already runs there; wait for it or" \
     "end it" >&2; exit 2; }
 

@@ -2,7 +2,7 @@
 # What larger crops in the last tenth of a training do, and how large predict.py's windows may then
 # be: Dubai scenes 3 and 5 held out, 600 steps with crops of 192, then 60 steps more with crops of
 # 192, or with crops of 384 and as many pixels a step. Stopped or killed, it goes on.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 ORIGIN=${ORIGIN:-../shared/data/dubai}
 WORK=${WORK:-dataset/larger_crops}

@@ -125,6 +125,24 @@ def test_a_trial_leaves_no_trace_in_the_run_s_graph_and_random_numbers(
     assert capsys.readouterr().out.startswith("precision bfloat16, by trial: float32 1000 ms, ")
 
 
+@pytest.mark.parametrize("error, told", [
+    (tf.errors.InvalidArgumentError(None, None, "no dilation rates here"), "no dilation rates here"),
+    (tf.errors.UnknownError(None, None, "of the driver"), "of the driver")])
+def test_a_trial_that_fails_is_one_line(settings, monkeypatch, error, told):
+    def fails(*_, **__):
+        raise error
+    monkeypatch.setattr(tf.Session, "run", fails)
+    with pytest.raises(ValueError, match=f"failed in the trial of --precision auto: {told}"):
+        precision.precision_of_training(settings, 2, 100, Devices())
+
+
+def test_variables_that_do_not_fit_are_left_to_the_run_to_tell(settings, tiny, monkeypatch):
+    def fails(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "")
+    monkeypatch.setattr(tf.Session, "run", fails)
+    assert precision.precision_of_training(settings, 2, 100, Devices()) == FLOAT32
+
+
 @pytest.mark.parametrize("steps, devices", [(99, Devices()), (1000, Devices(count=2, hosts=2))])
 def test_short_runs_and_several_hosts_get_float32_without_a_trial(settings, chosen, steps, devices):
     assert precision.precision_of_training(settings, 2, steps, devices) == FLOAT32

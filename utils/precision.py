@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from deeplab_v3 import deeplab_v3
 from utils.layers import BatchNorm
+from utils.training.checkpoints import error_reason
 from utils.training.environment import machine
 
 AUTO = "auto"
@@ -105,8 +106,12 @@ def _tried(build, shape, session_config=None):
     """The faster, told in a line. build(images, precision) makes the op to run."""
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     with contextlib.ExitStack() as stack:
-        chosen, seconds = faster({precision: _trial(stack, build, precision, images,
-                                                    session_config) for precision in PRECISIONS})
+        try:
+            chosen, seconds = faster({precision: _trial(
+                stack, build, precision, images, session_config) for precision in PRECISIONS})
+        except tf.errors.OpError as error:
+            raise ValueError(f"TensorFlow failed in the trial of --precision {AUTO}: "
+                             f"{error_reason(error)}") from error
     told = ", ".join(f"{name} " + (f"{1000 * value:.0f} ms" if value < float("inf")
                                    else "too slow, too large or not supported")
                      for name, value in seconds.items())
@@ -119,10 +124,14 @@ def _trial(stack, build, precision, images, session_config):
     with tf.Graph().as_default():
         fed = tf.placeholder(tf.uint8, images.shape)
         op = build(fed, precision)
+        initialize = tf.global_variables_initializer()
         session = stack.enter_context(contextlib.closing(tf.Session(config=session_config)))
-        session.run(tf.global_variables_initializer())
+    started = []
 
     def call(limit):
+        if not started:
+            session.run(initialize)
+            started.append(True)
         session.run(op, {fed: images},
                     options=tf.RunOptions(timeout_in_ms=round(1000 * (limit or 0))))
     return call

@@ -10,6 +10,7 @@ import pytest
 import predict
 import preprocess
 import train
+from utils.data.scenes import write_png
 
 SCRIPTS = {"preprocess.py": preprocess, "train.py": train, "predict.py": predict}
 # benchmarks/ccf.sh: what chooses a place or a machine's way, and what has no effect unless another
@@ -70,7 +71,7 @@ def parsed(command):
     return vars(args[0] if isinstance(args, tuple) else args)  # train.py gives its defaults too
 
 
-@pytest.mark.parametrize("script, count", [("ccf.sh", 3), ("dubai.sh", 4), ("deepglobe.sh", 12)])
+@pytest.mark.parametrize("script, count", [("ccf.sh", 3), ("dubai.sh", 4), ("deepglobe.sh", 24)])
 def test_the_scripts_know_every_flag(run_shell, script, count):
     status, errors, commands = run_shell(script)
     commands = [command for command in commands if command[0] in SCRIPTS]
@@ -101,6 +102,20 @@ def test_complete_tiles_are_not_cut_again(run_shell, tmp_path):
     assert parsed(commands[0])["tiles"] == 5 and parsed(commands[1])["steps"] == 7
 
 
+def test_the_protocol_cuts_its_tiles(run_shell, tmp_path, draw_scene):
+    """With the real preprocess.py, which locks the folder too; the other scripts fail."""
+    for name in "12345":
+        image, label = draw_scene(300, 300, seed=int(name))
+        write_png(str(tmp_path / "origin" / f"{name}.png"), image)
+        write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
+    python = tmp_path / "preprocess_only"
+    python.write_text(f'#!/bin/sh\n[ "$1" = preprocess.py ] && exec {sys.executable} "$@"\nexit 7\n')
+    python.chmod(0o755)
+    status, errors, _ = run_shell("ccf.sh", PYTHON=str(python), TILES="4")
+    assert (status, errors) == (7, "")
+    assert len((tmp_path / "tiles" / "path_list.csv").read_text().splitlines()) == 5
+
+
 def test_a_script_that_fails_ends_the_protocol_with_its_status(run_shell, tmp_path):
     failing = tmp_path / "failing"
     failing.write_text("#!/bin/sh\necho once >&2\nexit 2\n")
@@ -110,7 +125,7 @@ def test_a_script_that_fails_ends_the_protocol_with_its_status(run_shell, tmp_pa
 
 def test_nothing_runs_without_a_scene_or_where_the_protocol_already_runs(run_shell, tmp_path):
     (tmp_path / "tiles").mkdir()
-    with subprocess.Popen(["flock", tmp_path / "tiles" / ".lock", "sh", "-c", "echo; read line"],
+    with subprocess.Popen(["flock", tmp_path / "tiles" / ".ccf.lock", "sh", "-c", "echo; read line"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         status, errors, commands = run_shell("ccf.sh")

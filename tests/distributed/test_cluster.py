@@ -71,6 +71,6 @@ def test_a_run_that_waits_for_a_host_that_is_gone_ends(monkeypatch):
         empty = tf.FIFOQueue(1, [tf.int32]).dequeue()
         session = tf.Session(server.target)
         with pytest.raises(tf.errors.OpError) as error:
-            with cluster.closed_if_lost(session, [own, f"127.0.0.1:{gone}"]):
+            with cluster.watched([own, f"127.0.0.1:{gone}"], session.close):
                 session.run(empty)
         assert cluster.is_lost(error.value)

@@ -223,7 +223,8 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
     kept = Checkpoints(run, LATEST).find()[1]
     assert f"the checkpoint of step {kept} is kept" in errors
 
-    chief, worker = (start_training(dataset, ports=ports, index=index) for index in range(2))
+    chief, worker = (start_training(dataset, "--histograms", "--test_display", 7, ports=ports,
+                                    index=index) for index in range(2))
     wait_for_step(chief, run, kept)
     worker.send_signal(signal.SIGTERM)  # one is asked to stop: both do, after the same step
     output, errors = end(chief, 130)
@@ -239,6 +240,19 @@ def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(data
     alone.send_signal(signal.SIGTERM)
     output, errors = end(alone, 130)
     assert f"resumed at step {kept}\n" in output and errors == ""
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_where_a_host_is_refused_at_its_start_the_other_ends_too(dataset, tmp_path, refused):
+    ports = free_ports(2)
+    hosts = [start(__file__, "train", *train_flags(
+        dataset, "--run", f"alone{refused}", "--batch_size", 4, "--steps", 9,
+        *(("--dataset", tmp_path / "none") if index == refused else ())),
+        TF_CONFIG=tf_config(ports, index)) for index in range(2)]
+    _, errors = end(hosts[refused], 2)
+    assert "none" in errors and errors.count("\n") == 1
+    _, errors = end(hosts[1 - refused], 2)
+    assert "another host ended before the first step of " in errors and errors.count("\n") == 1
 
 
 def test_averages_of_two_devices_are_saved_as_the_best(dataset):

@@ -29,7 +29,8 @@ def evaluate(run, repository):
     table = read_classes(str(repository / "dataset" / "classes.csv"))
     settings = RunSettings(ModelConfig(5), table, 64)
 
-    def begin(scores, save=True, asked_at=None, done=False, check_tiles=lambda: None):
+    def begin(scores, save=True, asked_at=None, left_out=None, done=False,
+              check_tiles=lambda: None):
         asked = threading.Event()
         given = dict(scores)
 
@@ -48,14 +49,16 @@ def evaluate(run, repository):
             if latest.exist:
                 latest.restore(session)
             graph = types.SimpleNamespace(step=step, ema={})
-            chief = Chief(ARGS, session, graph, run, settings, latest, evaluator)
+            args = types.SimpleNamespace(**vars(ARGS), logs=os.path.dirname(run))
+            chief = Chief(args, session, graph, run, settings, latest, evaluator)
             for number, _ in scores:
                 session.run(step.assign(number))
                 if save:
                     chief.save(number)
                 if number == asked_at:
                     asked.set()
-                chief.evaluate(number, asked)
+                if number != left_out:
+                    chief.evaluate(number, asked)
             assert chief.finish(number) == done
         return BestScore.read(run), Checkpoints(run, BEST).find()[1]
     return begin
@@ -79,6 +82,7 @@ def test_an_evaluation_cut_short_is_made_up_from_the_checkpoint_of_its_step(run,
     assert evaluate([(2, .5)]) == (BestScore(2, 2, .5, .2), 2)
     # That of the last step too: the run is not done before it.
     assert evaluate([(10, .6)], asked_at=10) == (BestScore(2, 2, .5, .2), 2)
+    assert evaluate([(10, .6)], left_out=10) == (BestScore(2, 2, .5, .2), 2)
     assert evaluate([(10, .6)], done=True) == (BestScore(10, 10, .6, 1.), 10)
 
 

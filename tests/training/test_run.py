@@ -241,6 +241,16 @@ def test_a_run_whose_checkpoints_could_not_be_read_is_not_begun(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_new_run_lies_in_the_folder_of_runs_itself(tmp_path):
+    with pytest.raises(ValueError, match="--run a/b: a folder in a folder; give a plain name"):
+        with held_run(str(tmp_path), "a/b", True):
+            raise AssertionError("nothing may be written")
+    assert not list(tmp_path.iterdir())
+    write_settings(str(tmp_path / "a" / "b"), PLAIN)  # of an earlier version
+    with held_run(str(tmp_path), "a/b", True) as run:
+        assert run == str(tmp_path / "a" / "b")
+
+
 def test_the_first_signal_asks_to_stop_and_the_second_ends():
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

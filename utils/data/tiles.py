@@ -8,6 +8,7 @@ bands.json                            what tiles show of their scenes: TileInput
 labels.json                           LabelOptions: how polygons were read, and the area of interest
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -57,6 +58,7 @@ class TileSet:
 
     def __init__(self, folder, table):
         self.folder, self.table = folder, table
+        self._written = _time_written(folder)
         _check_class_names(folder, table)
         self.training = read_tile_list(folder)
         self.validation = read_tile_list(folder, VALIDATION_LIST)
@@ -122,8 +124,10 @@ class TileSet:
         return _fingerprint(self.folder)
 
     def check_unchanged(self):
-        """Raises ValueError where the tiles are no longer those of `fingerprint`."""
-        if _fingerprint(self.folder) != self.fingerprint:
+        """Raises ValueError where the tiles are no longer those of `fingerprint`, or were cut again:
+        from other bands, say, which the lists do not tell."""
+        if (_time_written(self.folder) != self._written
+                or _fingerprint(self.folder) != self.fingerprint):
             raise ValueError(f"{self.folder}: its tiles were replaced or removed meanwhile; choose "
                              "another --dataset for new tiles, and start this run again")
 
@@ -156,6 +160,12 @@ class TileSet:
             if cv2.imread(row.label, cv2.IMREAD_UNCHANGED).ndim != 2:
                 raise ValueError(f"{row.label}: a tile's label has one band of class ids; colour "
                                  "masks go through preprocess.py")
+
+
+def _time_written(folder):
+    """When the list of the training tiles was written, in nanoseconds; None where there is none."""
+    with contextlib.suppress(OSError):
+        return os.stat(os.path.join(folder, TRAINING_LIST)).st_mtime_ns
 
 
 def _fingerprint(folder):

@@ -159,8 +159,8 @@ def wait_for(address, end):
 
 
 @contextlib.contextmanager
-def closed_if_lost(session, addresses):
-    """Closes `session`, so that its run ends with an error, where a host of `addresses` is gone.
+def watched(addresses, if_lost):
+    """Calls `if_lost()` from another thread where a host of `addresses` is gone.
 
     A sum over hosts notices by itself that another died, but not at every moment of it: without
     this, some runs would wait on for SILENCE seconds. Looks every PATIENCE seconds.
@@ -174,7 +174,7 @@ def closed_if_lost(session, addresses):
                     connect(address)
             except OSError:
                 if not over.is_set():
-                    session.close()
+                    if_lost()
                 return
 
     looking = threading.Thread(target=look, daemon=True)

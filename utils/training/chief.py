@@ -111,13 +111,14 @@ class Chief:
         self.close()
         if self._saved < step:
             self.save(step)
-        done = step == self._args.steps and not self._cut_short
+        # Where the last step's evaluation was left out or cut short, the next start makes it up.
+        done = step == self._args.steps and self._best.evaluated >= step
         if done:
             self._writer.add_summary(finished_summary(), step)
         self._writer.close()
         if not done:
             print(f"{self._run}: stopped and saved at step {self._saved}; the same command with "
-                  f"--run {os.path.basename(self._run)} goes on from there")
+                  f"--run {os.path.relpath(self._run, self._args.logs)} goes on from there")
         elif self._best.mean_iou is None:
             print(f"{self._run}: done")
         else:

@@ -220,6 +220,9 @@ def held_run(logs, name, is_chief):
     ValueError, OSError."""
     run = run_folder(logs, name)
     check_readable_name(run)
+    if os.path.dirname(name) and not is_run(run):  # earlier versions took it, and did not list it
+        raise ValueError(f"--run {name}: a folder in a folder; give a plain name, and another "
+                         "place with --logs")
     check_writable(run)
     with contextlib.ExitStack() as stack:
         if is_chief:

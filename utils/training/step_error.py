@@ -1,10 +1,35 @@
-"""What is told when a step of training fails."""
+"""What is told when a step of training fails, or another host at its start."""
+
+import contextlib
+import os
+import sys
 
 import tensorflow.compat.v1 as tf
 
+from utils.cli import error_line
 from utils.distributed import cluster
 from utils.training import optimizer
 from utils.training.checkpoints import error_reason
+
+
+@contextlib.contextmanager
+def starting_together(devices, run):
+    """For what all hosts do together before their first step: a host that is refused at its start
+    would leave the others waiting. Where one is gone this one ends, with a line and status 2."""
+    lost = ValueError(f"another host ended before the first step of {run}; see what it said, and "
+                      "start the same command on all hosts again")
+
+    def end():
+        print(error_line(lost), file=sys.stderr, flush=True)
+        os._exit(2)  # to close the session would wait for that host too
+
+    try:
+        with cluster.watched(devices.others, end):
+            yield
+    except tf.errors.OpError as error:
+        if devices.hosts > 1 and cluster.is_lost(error):
+            raise lost from error
+        raise
 
 
 def step_error(error, args, devices, tile_set, where):
