@@ -126,7 +126,7 @@ def test_a_trial_leaves_no_trace_in_the_run_s_graph_and_random_numbers(
 
 
 @pytest.mark.parametrize("error, told", [
-    (tf.errors.InvalidArgumentError(None, None, "no dilation rates here"), "no dilation rates here"),
+    (tf.errors.InvalidArgumentError(None, None, "no dilation rates"), "no dilation rates"),
     (tf.errors.UnknownError(None, None, "of the driver"), "of the driver")])
 def test_a_trial_that_fails_is_one_line(settings, monkeypatch, error, told):
     def fails(*_, **__):

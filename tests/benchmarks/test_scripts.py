@@ -109,7 +109,8 @@ def test_the_protocol_cuts_its_tiles(run_shell, tmp_path, draw_scene):
         write_png(str(tmp_path / "origin" / f"{name}.png"), image)
         write_png(str(tmp_path / "origin" / f"{name}_class.png"), label)
     python = tmp_path / "preprocess_only"
-    python.write_text(f'#!/bin/sh\n[ "$1" = preprocess.py ] && exec {sys.executable} "$@"\nexit 7\n')
+    python.write_text('#!/bin/sh\n'
+                      f'[ "$1" = preprocess.py ] && exec {sys.executable} "$@"\nexit 7\n')
     python.chmod(0o755)
     status, errors, _ = run_shell("ccf.sh", PYTHON=str(python), TILES="4")
     assert (status, errors) == (7, "")
@@ -125,7 +126,8 @@ def test_a_script_that_fails_ends_the_protocol_with_its_status(run_shell, tmp_pa
 
 def test_nothing_runs_without_a_scene_or_where_the_protocol_already_runs(run_shell, tmp_path):
     (tmp_path / "tiles").mkdir()
-    with subprocess.Popen(["flock", tmp_path / "tiles" / ".ccf.lock", "sh", "-c", "echo; read line"],
+    lock = tmp_path / "tiles" / ".ccf.lock"
+    with subprocess.Popen(["flock", lock, "sh", "-c", "echo; read line"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         status, errors, commands = run_shell("ccf.sh")

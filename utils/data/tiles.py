@@ -124,8 +124,8 @@ class TileSet:
         return _fingerprint(self.folder)
 
     def check_unchanged(self):
-        """Raises ValueError where the tiles are no longer those of `fingerprint`, or were cut again:
-        from other bands, say, which the lists do not tell."""
+        """Raises ValueError where the tiles are no longer those of `fingerprint`, or were cut
+        again: from other bands, say, which the lists do not tell."""
         if (_time_written(self.folder) != self._written
                 or _fingerprint(self.folder) != self.fingerprint):
             raise ValueError(f"{self.folder}: its tiles were replaced or removed meanwhile; choose "
