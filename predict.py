@@ -28,9 +28,10 @@ from utils.inference.compare import (compare_options, compared_options, report_p
 from utils.inference.area_table import ClassAreas
 from utils.inference.export import export_model, model_facts
 from utils.inference.export_onnx import export_onnx
+from utils.inference.map_files import (check_output_folder, describe, find_complete, input_tags,
+                                       map_paths)
 from utils.inference.map_form import add_form_flags, check_form, form_of
-from utils.inference.map_writer import (check_output_folder, describe, find_complete, input_tags,
-                                        map_paths, writing_map)
+from utils.inference.map_writer import writing_map
 from utils.inference.predictor import open_predictors, predict_classes
 from utils.inference.quality import IMAGES_A_CALL, QUALITIES, options_of, parse_with_quality
 from utils.inference.scene_scores import (SceneScore, read_scene_score, report_pooled,

@@ -50,7 +50,8 @@ def map_with_stand_in(path, folder):
     import tensorflow.compat.v1 as tf
     from utils.inference.predictor import predict_classes
     from utils.inference.sliding_window import InferenceOptions
-    from utils.inference.map_writer import map_paths, writing_map
+    from utils.inference.map_files import map_paths
+    from utils.inference.map_writer import writing_map
     from utils.data.image import Image
     table = read_classes(DEFAULT_TABLE)
     options = InferenceOptions(BLOCK, batch_size=16)

@@ -28,7 +28,8 @@ import rasterio
 
 from utils.cli import argument_parser, positive, run_script
 from utils.inference.predictor import open_predictors, predict_classes
-from utils.inference.map_writer import map_paths, writing_map
+from utils.inference.map_files import map_paths
+from utils.inference.map_writer import writing_map
 from utils.metrics import confusion_matrix, mean_iou
 from utils.data.image import Image
 from utils.training.checkpoints import BEST, Checkpoints

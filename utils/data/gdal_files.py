@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 from utils.data.remote import is_remote  # (before rasterio)
+from utils.files import check_plain
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -38,6 +39,33 @@ def is_gdal_error(error):
 def format_by_name(path):
     """GDAL's name of the format that the extension stands for, or None."""
     return EXTENSIONS.get(os.path.splitext(path)[1].lower())
+
+
+def check_readable(path):
+    """Raises OSError naming `path` where it cannot be opened."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # GDAL's names are UTF-8, and so are our tables
+        raise ValueError(f"{path}: its name, or a folder's, is not UTF-8; rename it") from None
+    check_plain(path)
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise OSError(f"{path}: could not be read ({error.strerror}); check the name and the "
+                      "permissions") from None
+
+
+def broken(path):
+    """The ValueError for a file that cannot be decoded."""
+    if format_by_name(path) == BY_NAME_ONLY:
+        return ValueError(f"{path}: it or a file that it names is missing, truncated or not an "
+                          "image; build it again")
+    with open(path, "rb") as file:
+        if b"<VRTDataset" in file.read(1024):
+            return ValueError(f"{path}: a list of other files (VRT), which is opened only where "
+                              "its name says so; rename it to .vrt")
+    return ValueError(f"{path}: truncated or not an image; fetch or export it again")
 
 
 def open_dataset(path):

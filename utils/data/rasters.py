@@ -12,7 +12,6 @@ import re
 import threading
 import warnings
 
-import cv2
 import numpy as np
 
 # Tiles that GDAL holds, in megabytes; its own default is a share of the machine's memory. Read
@@ -26,14 +25,13 @@ from rasterio.env import hasenv  # noqa: E402
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning  # noqa: E402
 from rasterio.windows import Window  # noqa: E402
 
-from utils.data.gdal_files import (BY_NAME_ONLY, PICTURES, format_by_name,  # noqa: E402
-                                   UNPLACED, georeference, is_gdal_error, is_georeferenced,
-                                   open_dataset, scaled)
+from utils.data.gdal_files import (PICTURES, UNPLACED, broken, check_readable,  # noqa: E402
+                                   georeference, is_gdal_error, is_georeferenced, open_dataset,
+                                   scaled)
+from utils.data.pictures import decode_picture  # noqa: E402
 from utils.data.resampling import resize_samples, resize_with_alpha  # noqa: E402
-from utils.files import check_plain  # noqa: E402
 
-# What is wrong with a file is said by the errors below, not by the libraries' lines on stderr.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# What is wrong with a file is said by the errors below, not by the library's lines on stderr.
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", NotGeoreferencedWarning)
 warnings.simplefilter("ignore", NodataShadowWarning)
@@ -68,7 +66,7 @@ class Raster:
             self.height, self.width, self.bands = (
                 self._dataset.height, self._dataset.width, self._dataset.count)
             if not self.bands:
-                raise _broken(path)
+                raise broken(path)
             self._find_type((1,))
             # A file that was cut off lacks its end: better noticed now than after hours.
             self.samples(self.height - 1, self.width - 1, 1, 1, (1,))
@@ -77,12 +75,9 @@ class Raster:
             self._dataset.close()
             if not is_georeferenced(self._georeference):
                 self._georeference = {}
-            self._pixels = _decode(path)
+            self._pixels, self.bits = decode_picture(path, bits)
             self.height, self.width, self.bands = self._pixels.shape
-            self.dtype, self.bits = self._pixels.dtype, 8 * self._pixels.itemsize
-            if bits and self.bands == 1:  # OpenCV scaled them to 8
-                self.bits = bits
-                self._pixels = self._pixels // np.uint8(255 // (2 ** bits - 1))
+            self.dtype = self._pixels.dtype
 
     def resampled(self, height, width):
         """The raster on a grid of `height` x `width` pixels over the same ground: a view that reads
@@ -204,7 +199,7 @@ class Raster:
             if not is_gdal_error(error):
                 raise
             raise (reading_failed(self.path, error) if is_remote(self.path)
-                   else _broken(self.path)) from None
+                   else broken(self.path)) from None
 
 
 def _stored_bits(dataset, band=1):
@@ -250,56 +245,3 @@ def _sample_windows(height, width, windows=12, side=SAMPLED_SIDE // 12):
     for top in starts(height):
         for left in starts(width):
             yield top, left, min(side, height), min(side, width)
-
-
-def check_readable(path):
-    """Raises OSError naming `path` where it cannot be opened."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # GDAL's names are UTF-8, and so are our tables
-        raise ValueError(f"{path}: its name, or a folder's, is not UTF-8; rename it") from None
-    check_plain(path)
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        raise OSError(f"{path}: could not be read ({error.strerror}); check the name and the "
-                      "permissions") from None
-
-
-def _decode(path):
-    """PNG or JPEG as OpenCV decodes it, but RGB(A): [height, width, bands]."""
-    check_readable(path)
-    with open(path, "rb") as file:
-        data = file.read()
-    if not _is_complete(data):
-        raise _broken(path)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"{path}: OpenCV cannot read it: {error.err or error}") from None
-    if pixels is None:
-        raise _broken(path)
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    codes = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
-    return cv2.cvtColor(pixels, codes[pixels.shape[2]]) if pixels.shape[2] in codes else pixels
-
-
-def _is_complete(data):
-    """False for no data and for a PNG without its end: OpenCV would fill up the rest. (A JPEG that
-    is cut off it refuses by itself.)"""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND\xae\x42\x60\x82" in data[-64:]
-    return len(data) > 0
-
-
-def _broken(path):
-    if format_by_name(path) == BY_NAME_ONLY:
-        return ValueError(f"{path}: it or a file that it names is missing, truncated or not an "
-                          "image; build it again")
-    with open(path, "rb") as file:
-        if b"<VRTDataset" in file.read(1024):
-            return ValueError(f"{path}: a list of other files (VRT), which is opened only where "
-                              "its name says so; rename it to .vrt")
-    return ValueError(f"{path}: truncated or not an image; fetch or export it again")

@@ -9,8 +9,7 @@ from rasterio.errors import CRSError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform, transform_bounds
 
-from utils.data.gdal_files import is_gdal_error
-from utils.data.rasters import check_readable
+from utils.data.gdal_files import check_readable, is_gdal_error
 
 # A scene's bounds in another CRS are found from points on its border, and so widened by this share.
 MARGIN = 0.01

@@ -10,6 +10,7 @@ from utils.inference.area_table import mean_pixel_area
 
 # Probabilities are written as whole numbers up to this one; 255 is left for nodata.
 PROBABILITY_STEPS = 254
+POLYGONS = ("gpkg", "geojson")
 
 
 class Amount(NamedTuple):
@@ -43,7 +44,7 @@ def add_form_flags(add):
         help="also write one band per class: 0 to 254 for probabilities of 0 to 1, 255 for nodata")
     add("--confidence", action="store_true",
         help="also write the winning class's probability as one band, in the same steps")
-    add("--polygons", choices=("gpkg", "geojson"),
+    add("--polygons", choices=POLYGONS,
         help="also write one layer with a polygon for each connected region: class, area, mean "
         "probability. Holds the whole map in memory")
     add("--min_area", type=amount, metavar="M2|NUMBERpx",
