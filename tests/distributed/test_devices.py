@@ -1,18 +1,11 @@
-"""Several devices and hosts against one: real processes, each started as this file's own script.
+"""A step on several devices and hosts against one: real processes of this file's own script.
 
-python test_devices.py step TILES DEVICES RESULT.npz [WITHOUT_SYNC.npz] takes one training step of
-a small network of our own layers, losses and train op, and saves its loss and all variables.
-python test_devices.py train FLAGS... is train.py on a small network.
+python test_devices.py TILES DEVICES RESULT.npz [WITHOUT_SYNC.npz MUON.npz] takes one training step
+of a small network of our own layers, losses and train op, and saves its loss and all variables.
 """
 
 import contextlib
-import os
-import pathlib
-import shutil
-import signal
-import subprocess
 import sys
-import time
 import types
 
 import utils.quiet  # noqa: F401  (before TensorFlow)
@@ -21,21 +14,16 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import (REPOSITORY, class_table, free_ports, tf_config, write_small_dataset,
-                      write_tile_set)
-import train
+from conftest import class_table, free_ports, tf_config, write_tile_set
 from deeplab_v3 import _dropout
+from processes import end, start
 from utils import layers
 from utils.data.input_pipeline import training_batches
 from utils.data.tiles import TileSet
 from utils.distributed import cluster, devices, replicas
 from utils.training import ema, losses, optimizer
-from utils.training.checkpoints import BEST, LATEST, Checkpoints
-from utils.cli import run_script
 
 BATCH, SIZE, CLASSES, RATE = 4, 16, 3, 0.5
-# Only to end a process that hangs; a busy machine may take minutes.
-TIMEOUT = 600
 
 
 def take_a_step(folder, number=1, sync=True, method="momentum"):
@@ -84,24 +72,6 @@ def take_a_step(folder, number=1, sync=True, method="momentum"):
     return {"loss": loss, **dict(zip(names, values))}
 
 
-def start(script, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)], cwd=REPOSITORY, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
-             **environment})
-
-
-def end(process, status=0):
-    """(stdout, stderr) of a process that must end with `status`."""
-    try:
-        output, errors = process.communicate(timeout=TIMEOUT)
-    finally:
-        process.kill()
-    assert process.returncode == status, output + errors
-    return output, errors
-
-
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """{'one', 'two', 'host0', 'host1', 'apart', two without sync, 'one_muon', 'two_muon':
@@ -114,9 +84,9 @@ def steps(tmp_path_factory):
         tiles.append((random.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8), label))
     write_tile_set(folder, tiles)
     ports = free_ports(2)
-    started = [start(__file__, "step", folder, 2, *(
+    started = [start(__file__, folder, 2, *(
         folder / f"{name}.npz" for name in ("two", "apart", "two_muon")))]
-    started += [start(__file__, "step", folder, 1, folder / f"host{index}.npz",
+    started += [start(__file__, folder, 1, folder / f"host{index}.npz",
                       TF_CONFIG=tf_config(ports, index)) for index in range(2)]
     values = {"one": take_a_step(folder), "one_muon": take_a_step(folder, method="muon")}
     for process in started:
@@ -149,46 +119,6 @@ def test_without_sync_each_device_has_statistics_of_its_own(steps):
     assert not np.allclose(apart["logits/weights"], one["logits/weights"], rtol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = write_small_dataset(tmp_path_factory.mktemp("data"))
-    end(start("preprocess.py", "--dataset", folder, "--tiles", 8, "--tile_size", 32,
-              "--processes", 1))
-    return folder
-
-
-def stand_in(images, config, norm=layers.BatchNorm(), **_):
-    """In the place of deeplab_v3, which takes a minute to build and half a gigabyte to save."""
-    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-        net = layers.conv2d_bn_relu(tf.cast(images, tf.float32) / 128 - 1, 4, 3, "first",
-                                    norm._replace(decay=0.9))
-        return layers.conv2d(net, config.num_classes, 1, "logits"), {}
-
-
-def train_flags(dataset, *flags):
-    return ("--dataset", dataset, "--logs", dataset / "logs", "--pretrained", "none",
-            "--multi_grid", 1, 1, 1, "--origin", dataset / "none", *flags)
-
-
-def start_training(dataset, *flags, ports=None, index=0):
-    """All of train.py on the stand-in, endless, saving at each step."""
-    environment = {"TF_CONFIG": tf_config(ports, index)} if ports else {}
-    return start(__file__, "train", *train_flags(
-        dataset, "--run", "pair", "--batch_size", 4, "--steps", 10 ** 6, "--save_every", 10,
-        "--test_display", 10 ** 6, "--ema", .9, *flags), **environment)
-
-
-def wait_for_step(process, run, after):
-    """Returns when a checkpoint of a step beyond `after` is there."""
-    deadline = time.monotonic() + TIMEOUT
-    while process.poll() is None and time.monotonic() < deadline:
-        if Checkpoints(run, LATEST).exist and Checkpoints(run, LATEST).find()[1] > after:
-            return
-        time.sleep(0.1)
-    process.kill()
-    raise AssertionError("".join(process.communicate()))
-
-
 @pytest.mark.parametrize("number, batch, config, message", [
     (1000, 1000, None, "--devices 1000: this host has "),
     (2, 3, None, "--batch_size 3 is not divisible by the 2 devices"),
@@ -210,97 +140,12 @@ def test_one_tile_on_each_device_is_refused(count, batch, sync, refused):
         devices.check_batch_norm(devices.Devices(count=count), batch, sync)
 
 
-def test_one_of_two_hosts_is_killed_and_the_run_goes_on_from_its_checkpoint(dataset):
-    """On both hosts again, and then on one host with two devices."""
-    run = str(dataset / "logs" / "pair")
-    ports = free_ports(2)
-    chief, worker = (start_training(dataset, ports=ports, index=index) for index in range(2))
-    wait_for_step(chief, run, 0)
-    worker.send_signal(signal.SIGKILL)
-    _, errors = end(chief, 2)
-    assert "another host was lost at step" in errors and errors.count("\n") == 1, errors
-    worker.communicate()
-    kept = Checkpoints(run, LATEST).find()[1]
-    assert f"the checkpoint of step {kept} is kept" in errors
-
-    chief, worker = (start_training(dataset, "--histograms", "--test_display", 7, ports=ports,
-                                    index=index) for index in range(2))
-    wait_for_step(chief, run, kept)
-    worker.send_signal(signal.SIGTERM)  # one is asked to stop: both do, after the same step
-    output, errors = end(chief, 130)
-    assert f"resumed at step {kept}\n" in output and "stopped and saved at step" in output
-    assert errors == ""
-    output, _ = end(worker, 130)  # only the chief tells
-    assert all(line.startswith("waiting for ") for line in output.splitlines())
-    assert len(list(pathlib.Path(run).glob("events.out.*"))) == 2
-
-    kept = Checkpoints(run, LATEST).find()[1]
-    alone = start_training(dataset, "--devices", 2)
-    wait_for_step(alone, run, kept)
-    alone.send_signal(signal.SIGTERM)
-    output, errors = end(alone, 130)
-    assert f"resumed at step {kept}\n" in output and errors == ""
-
-
-def test_where_a_host_is_refused_at_its_start_the_other_ends_too(dataset, tmp_path):
-    ports, refused = free_ports(2), 1
-    hosts = [start(__file__, "train", *train_flags(
-        dataset, "--run", "alone", "--batch_size", 4, "--steps", 9,
-        *(("--dataset", tmp_path / "none") if index == refused else ())),
-        TF_CONFIG=tf_config(ports, index)) for index in range(2)]
-    _, errors = end(hosts[refused], 2)
-    assert "none" in errors and errors.count("\n") == 1
-    _, errors = end(hosts[1 - refused], 2)
-    assert "another host ended before the first step of " in errors and errors.count("\n") == 1
-
-
-def test_averages_of_two_devices_are_saved_as_the_best(dataset):
-    output, errors = end(start(__file__, "train", *train_flags(
-        dataset, "--run", "averaged", "--batch_size", 4, "--steps", 1, "--devices", 2, "--ema",
-        .9)))
-    assert "done; best mean-IoU" in output and errors == ""
-    best, newest = (tf.train.load_checkpoint(Checkpoints(
-        str(dataset / "logs" / "averaged"), which).find()[0]) for which in (BEST, LATEST))
-    name = "logits/weights"
-    average = best.get_tensor(name)
-    np.testing.assert_array_equal(average, newest.get_tensor(ema.average_name(name)))
-    assert (average != newest.get_tensor(name)).any()
-
-
-def test_a_run_does_not_go_on_with_one_tile_on_each_of_more_devices(dataset):
-    flags = train_flags(dataset, "--run", "split", "--batch_size", 2, "--steps", 2)
-    end(start(__file__, "train", *flags, "--devices", 1))
-    _, errors = end(start(__file__, "train", *flags, "--devices", 2), 2)
-    assert "one tile on each device" in errors and "fewer --devices" in errors
-    assert errors.count("\n") == 1
-
-
-def test_a_tile_that_was_lost_is_named_in_one_line(dataset, tmp_path):
-    shutil.copytree(dataset / "train", tmp_path / "train")
-    for name in ("path_list.csv", "validation_list.csv"):
-        shutil.copy(dataset / name, tmp_path)
-    lost = tmp_path / "train" / "labels" / "000007.png"
-    lost.unlink()
-    _, errors = end(start(__file__, "train", *train_flags(
-        tmp_path, "--run", "lost", "--batch_size", 2, "--steps", 9)), 2)
-    assert str(lost) in errors and errors.count("\n") == 1
-
-
 def test_a_model_too_large_for_the_memory_ends_with_what_to_lower():
     with pytest.raises(MemoryError, match="does not fit .*lower --width, --batch_size"):
         with devices.session_on(devices.Devices()):
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
-def train_on_stand_in():
-    train.deeplab_v3 = stand_in
-    del sys.argv[1]
-    run_script(train.main)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "train":
-        train_on_stand_in()
-    else:
-        for path, *kind in zip(sys.argv[4:], (True, False, True), ("momentum", "momentum", "muon")):
-            np.savez(path, **take_a_step(sys.argv[2], int(sys.argv[3]), *kind))
+    for path, *kind in zip(sys.argv[3:], (True, False, True), ("momentum", "momentum", "muon")):
+        np.savez(path, **take_a_step(sys.argv[1], int(sys.argv[2]), *kind))
