@@ -33,7 +33,7 @@ from utils.data.label import Label
 from utils.data.scene_table import TEST, TRAIN, VALIDATION, read_scene_table
 from utils.data.scenes import write_png
 from utils.files import write_bytes, write_text
-from utils.metrics import confusion_matrix, mean_iou
+from utils.metrics import confusion_matrix, mean_iou, share_of
 
 # Large scenes that together have the classes' shares of the whole training set to a quarter.
 VALIDATION_SCENES = (2, 7, 9, 11, 17)
@@ -115,7 +115,7 @@ def print_score(args):
             matrix += confusion_matrix(ids, classes, count)
             predicted += np.bincount(classes.ravel(), minlength=256)[:count]
     right = matrix.diagonal()
-    published = right / (predicted + matrix.sum(axis=1) - right)
+    published = share_of(right, predicted + matrix.sum(axis=1) - right)
     print(f"mean-IoU {mean_iou(matrix):.4f}; by the published definition {published.mean():.4f} ("
           + ", ".join(f"{name} {iou:.3f}" for name, iou in zip(table.names, published)) + ")")
 
